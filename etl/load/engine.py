@@ -1,0 +1,123 @@
+"""Engines and transactions for SQLite and Postgres."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from etl.errors import DatabaseError
+
+_BUSY_TIMEOUT_S = 30
+_CONNECT_TIMEOUT_S = 15
+_WRITES = "etl_writes"
+
+
+def open_engine(url: str, schema: str) -> Engine:
+    """An engine for `sqlite:///path` or `postgresql+psycopg://…`; nothing is opened before it is used.
+
+    Args:
+        url: As `etl.config` normalised it.
+        schema: The Postgres schema of our tables; SQLite has none.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_engine(parsed, connect_args={"timeout": _BUSY_TIMEOUT_S, "check_same_thread": False})
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    engine = create_engine(
+        parsed,
+        pool_pre_ping=True,
+        # A pooler may hand each transaction another server connection, where a prepared statement is unknown.
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None},
+    )
+    return engine.execution_options(schema_translate_map={None: schema})
+
+
+def schema_of(engine: Engine | Connection) -> str | None:
+    """The Postgres schema of our tables; None on SQLite."""
+    return engine.get_execution_options().get("schema_translate_map", {}).get(None)
+
+
+def sqlite_path(engine: Engine) -> Path | None:
+    """The database file; None on Postgres."""
+    return Path(engine.url.database) if engine.dialect.name == "sqlite" and engine.url.database else None
+
+
+@contextmanager
+def reading(engine: Engine) -> Iterator[Connection]:
+    """One consistent view of the database.
+
+    Raises:
+        DatabaseError: The database cannot be reached or read.
+    """
+    with _plain_errors(engine.url), engine.connect() as connection:
+        if engine.dialect.name == "postgresql":
+            connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        with connection.begin():
+            yield connection
+
+
+@contextmanager
+def writing(engine: Engine) -> Iterator[Connection]:
+    """One transaction that takes the write lock first; it is rolled back if the block raises.
+
+    Raises:
+        DatabaseError: The database cannot be reached or written, or its disk is full.
+    """
+    with _plain_errors(engine.url), engine.connect().execution_options(**{_WRITES: True}) as connection:
+        with connection.begin():
+            yield connection
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    # SQLAlchemy docs, "Serializable isolation / Savepoints / Transactional DDL": the driver must not begin by itself.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def _plain_errors(url: URL) -> Iterator[None]:
+    """Driver errors as one line; SQLAlchemy's own text would hold statements and values."""
+    try:
+        yield
+    except DBAPIError as error:
+        raise DatabaseError(_explain(error, url)) from None
+    except sqlite3.Error as error:
+        raise DatabaseError(f"{_name(url)}: {error}") from None
+
+
+def _name(url: URL) -> str:
+    return f"database {url.database}" if url.get_backend_name() == "sqlite" else f"database {url.render_as_string()}"
+
+
+def _explain(error: DBAPIError, url: URL) -> str:
+    cause = str(error.orig).strip().splitlines()[0] if error.orig is not None else type(error).__name__
+    advice = ""
+    if "readonly" in cause or "read-only" in cause:
+        advice = "; make the file and its folder writable, or choose another with LANGFUSE_ETL_DATABASE_URL"
+    elif "disk is full" in cause or "No space left" in cause:
+        advice = "; nothing of the page at hand was kept, free some space and run again"
+    elif "unable to open database file" in cause:
+        advice = "; does the folder exist, and may you write there?"
+    elif "not a database" in cause:
+        advice = "; choose another file with LANGFUSE_ETL_DATABASE_URL"
+    elif "locked" in cause:
+        advice = "; another program is writing to it, try again when it is done"
+    elif isinstance(error, OperationalError) and url.get_backend_name() == "postgresql":
+        advice = "; is the server running, and are the URL, user and password right?"
+    # A data error of Postgres may quote the value; its first line names only the kind and the column.
+    return f"{_name(url)}: {cause}{advice}"

@@ -1,0 +1,165 @@
+"""What was read, with what proof: runs, windows, coverage, and the state that the planner starts from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal, NamedTuple
+
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from etl.intervals import Window, merge
+from etl.load.tables import projects, sync_runs, sync_state, sync_windows
+from etl.load.upsert import insert_or_update
+
+Proof = Literal["counted", "walked", "doubtful", "partial", "failed"]
+# A window with one of these was read whole.
+COVERING: tuple[Proof, ...] = ("counted", "walked", "partial")
+RunStatus = Literal["running", "ok", "failed", "interrupted"]
+
+
+@dataclass(frozen=True)
+class WindowRecord:
+    """One row of `sync_windows`.
+
+    `promised` is the server's total (None if it gives none), `read` the distinct rows it sent, `stored` those of them
+    that are in the database now, `changed` those that were new or different.
+    """
+
+    project_id: str
+    stream: str
+    filters_hash: str
+    window: Window
+    tier: str
+    api: str
+    proof: Proof
+    promised: int | None
+    read: int
+    stored: int
+    changed: int
+    requests: int
+    run_id: int
+    error: str | None = None
+
+
+class StreamState(NamedTuple):
+    """Where one stream of a project stands. `origin` is where coverage is wanted from."""
+
+    api: str
+    origin: datetime
+    watermark: datetime | None
+    filters_hash: str
+
+
+class ProjectRecord(NamedTuple):
+    """A row of `projects`."""
+
+    id: str
+    name: str | None
+    base_url: str
+    organization_id: str | None
+    server_version: str | None
+    api: str
+    retention_days: int | None
+
+
+def save_project(conn: Connection, project: ProjectRecord) -> None:
+    """Writes what the server says of the project now."""
+    insert_or_update(conn, projects, project._asdict())
+
+
+def stored_projects(conn: Connection) -> list[ProjectRecord]:
+    """All projects that this database holds, by id."""
+    columns = [projects.c[name] for name in ProjectRecord._fields]
+    return [ProjectRecord(*row) for row in conn.execute(select(*columns).order_by(projects.c.id))]
+
+
+def start_run(conn: Connection, *, project_id: str, trigger: str, owner: str, now: datetime) -> int:
+    """Opens a run and returns its id."""
+    result = conn.execute(
+        insert(sync_runs).values(
+            project_id=project_id, trigger=trigger, owner=owner, started_at=now, status="running",
+            rows_read=0, rows_written=0, requests=0,
+        )
+    )  # fmt: skip
+    return int(result.inserted_primary_key[0])
+
+
+def add_to_run(conn: Connection, run_id: int, *, rows_read: int, rows_written: int, requests: int) -> None:
+    """Adds to the counts of a run, in the transaction that stored the rows counted."""
+    conn.execute(
+        update(sync_runs)
+        .where(sync_runs.c.id == run_id)
+        .values(
+            rows_read=sync_runs.c.rows_read + rows_read,
+            rows_written=sync_runs.c.rows_written + rows_written,
+            requests=sync_runs.c.requests + requests,
+        )
+    )
+
+
+def finish_run(conn: Connection, run_id: int, *, status: RunStatus, error: str | None, now: datetime) -> None:
+    """Closes a run."""
+    conn.execute(
+        update(sync_runs).where(sync_runs.c.id == run_id).values(status=status, error=error, finished_at=now)
+    )
+
+
+def interrupt_runs_of_others(conn: Connection, owner: str, now: datetime) -> None:
+    """Marks runs as interrupted that no live process can still be in: only the holder of the lease has any."""
+    conn.execute(
+        update(sync_runs)
+        .where(sync_runs.c.status == "running", sync_runs.c.owner != owner)
+        .values(status="interrupted", finished_at=now)
+    )
+
+
+def last_run(conn: Connection, project_id: str) -> Row[tuple[object, ...]] | None:
+    """The newest run of a project, or None."""
+    query = select(sync_runs).where(sync_runs.c.project_id == project_id).order_by(sync_runs.c.id.desc()).limit(1)
+    return conn.execute(query).first()
+
+
+def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None:
+    """Adds a ledger row."""
+    conn.execute(
+        insert(sync_windows).values(
+            project_id=record.project_id, stream=record.stream, filters_hash=record.filters_hash,
+            window_start=record.window.start, window_end=record.window.end, tier=record.tier, api=record.api,
+            proof=record.proof, promised=record.promised, read=record.read, stored=record.stored,
+            changed=record.changed, deleted=0, requests=record.requests, run_id=record.run_id, finished_at=now,
+            error=record.error,
+        )
+    )  # fmt: skip
+
+
+def coverage(conn: Connection, project_id: str, stream: str, filters_hash: str) -> list[Window]:
+    """The intervals read whole, ascending and disjoint."""
+    columns = sync_windows.c
+    query = select(columns.window_start, columns.window_end).where(
+        columns.project_id == project_id,
+        columns.stream == stream,
+        columns.filters_hash == filters_hash,
+        columns.proof.in_(COVERING),
+    )
+    return merge(Window(start, end) for start, end in conn.execute(query))
+
+
+def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:
+    """The state of each stream of a project that was ever read."""
+    columns = sync_state.c
+    query = select(columns.stream, columns.api, columns.origin, columns.watermark, columns.filters_hash)
+    return {
+        stream: StreamState(*state)
+        for stream, *state in conn.execute(query.where(columns.project_id == project_id).order_by(columns.stream))
+    }
+
+
+def save_stream_state(conn: Connection, project_id: str, stream: str, state: StreamState) -> None:
+    """Writes where a stream stands, in the transaction that made it so."""
+    insert_or_update(conn, sync_state, {"project_id": project_id, "stream": stream, **state._asdict()})
+
+
+def server_time_seen(conn: Connection) -> datetime | None:
+    """The newest moment that any window reaches; the clock cannot be before it."""
+    return conn.execute(select(func.max(sync_windows.c.window_end)).where(sync_windows.c.proof.in_(COVERING))).scalar()

@@ -1,0 +1,80 @@
+"""Column types that hold the same value on SQLite and Postgres."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, Boolean, Cast, ColumnElement, Dialect, Double, Text, cast
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from etl.transform.fields import Kind
+
+
+def instant_text(moment: datetime) -> str:
+    """`YYYY-MM-DDTHH:MM:SS.sssZ`, the form of the API and of SQLite columns.
+
+    Raises:
+        ValueError: `moment` has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError("an instant needs a time zone")
+    return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+class InstantText(TypeDecorator[str]):
+    """An instant of the API: `timestamptz` on Postgres, text on SQLite; text in Python, so no parsing on the way."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(TIMESTAMP(timezone=True) if dialect.name == "postgresql" else Text())
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        return instant_text(value) if isinstance(value, datetime) else value
+
+
+class Instant(InstantText):
+    """An instant of our own: an aware `datetime` in Python; the same column as `InstantText`."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return None if value is None else instant_text(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        if isinstance(value, str):
+            return datetime.fromisoformat(value)
+        return None if value is None else value.astimezone(UTC)
+
+
+class _RawJsonb(JSONB):
+    """`jsonb` bound as text: the text was written once, by `jsontext.dumps`."""
+
+    def bind_processor(self, dialect: Dialect) -> None:
+        return None
+
+
+class JsonText(TypeDecorator[str]):
+    """JSON as text in Python: `jsonb` on Postgres, text on SQLite (whose `JSON` affinity turns `123` to a number)."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(_RawJsonb() if dialect.name == "postgresql" else Text())
+
+    def column_expression(self, column: ColumnElement[Any]) -> Cast[str]:
+        return cast(column, Text)
+
+
+COLUMN_TYPES: dict[Kind, type[TypeEngine[Any]]] = {
+    Kind.TEXT: Text,
+    Kind.INSTANT: InstantText,
+    Kind.NUMBER: Double,
+    Kind.INTEGER: BigInteger,
+    Kind.FLAG: Boolean,
+    Kind.JSON: JsonText,
+}

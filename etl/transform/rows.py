@@ -1,0 +1,186 @@
+"""One object of the API to one row of a table, and back without loss.
+
+A row is a dict of column to value as the database takes and gives it: text, float, int, bool, None; instants as
+`YYYY-MM-DDTHH:MM:SS.sssZ`; JSON as text. What a column cannot hold goes to `exact`, unknown fields go to `extra`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from etl.transform.fields import Kind, Shape
+from etl.transform.jsontext import dumps, holdable, loads
+
+Row = dict[str, Any]
+
+_ABSENT = object()
+_UNHELD = object()
+_INT64 = 2**63
+_EXACT_IN_DOUBLE = 2**53
+
+class RowError(ValueError):
+    """The object has no usable key, so there is no row it could be."""
+
+def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_from: str, plain: bool) -> Row:
+    """The row that holds all of `item`.
+
+    Args:
+        item: One object as the API answered it, parsed by `jsontext`.
+        shape: The fields the endpoint answers; columns outside it are not in the row, so they are never overwritten.
+        project_id: The project that was asked; the row belongs to it whatever the object says.
+        read_from: Which API gave it: `traces`, `observations` or `trace_copy`.
+        plain: Whether the whole answer was free of NUL, lone surrogates and numbers beyond 64 bits.
+    Raises:
+        RowError: A key is missing or no text.
+    """
+    row: Row = {}
+    unheld: dict[str, str] = {}
+    absent: list[str] = []
+    for field in shape.fields:
+        value = item.get(field.api, _ABSENT)
+        if value is None:
+            row[field.column] = None
+            continue
+        if value is _ABSENT:
+            row[field.column] = None
+            if field.api not in shape.optional:
+                absent.append(field.api)
+            continue
+        held = _hold(value, field.kind, plain)
+        if held is _UNHELD:
+            held = _nearest(value, field.kind)
+            unheld[field.api] = _as_base64(value)
+        row[field.column] = held
+    unknown = {name: value for name, value in item.items() if name not in shape.known} if (
+        len(item) + len(absent) > len(shape.fields)
+    ) else {}
+    row["extra"] = None
+    if unknown:
+        extra = unknown if plain else holdable(unknown)
+        if extra is not unknown:
+            unheld[""] = _as_base64(unknown)
+        row["extra"] = dumps(extra)
+    _set_keys(row, item, shape, project_id, unheld)
+    row["exact"] = _exact(unheld, absent) if unheld or absent else None
+    row["content_hash"] = content_hash(row, shape)
+    row["read_from"] = read_from
+    return row
+
+def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
+    """The object that `from_api` was given: the same fields with the same values, in the order of `shape`."""
+    exact = loads(row["exact"]) if row.get("exact") else {}
+    values = exact.get("values", {})
+    absent = exact.get("absent", ())
+    item: dict[str, Any] = {}
+    for field in shape.fields:
+        if field.api in absent:
+            continue
+        if (pointer := _pointer(field.api)) in values:
+            item[field.api] = _from_base64(values[pointer])
+            continue
+        value = row.get(field.column)
+        if value is None:
+            if field.api not in shape.optional:
+                item[field.api] = None
+        elif field.kind is Kind.JSON:
+            item[field.api] = loads(value)
+        elif field.kind is Kind.FLAG:
+            item[field.api] = bool(value)
+        elif field.column == "trace_id" and value == "":
+            item[field.api] = None
+        else:
+            item[field.api] = value
+    if "" in values:
+        item.update(_from_base64(values[""]))
+    elif row.get("extra"):
+        item.update(loads(row["extra"]))
+    return item
+
+def content_hash(row: Row, shape: Shape) -> str:
+    """32 hex digits over the columns of `shape`; equal for equal content, on every database and in every run."""
+    content = dumps([row[column] for column in shape.hashed])
+    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
+def canonical_instant(text: str) -> str | None:
+    """`text` as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds as the server does; None if it is no instant."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            return None
+        return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+    except (ValueError, OverflowError):
+        return None
+
+def _hold(value: Any, kind: Kind, plain: bool) -> Any:
+    """What the column holds for `value`, or `_UNHELD` if that would not be all of it."""
+    if kind is Kind.TEXT:
+        if type(value) is str and (plain or holdable(value) is value):
+            return value
+    elif kind is Kind.JSON:
+        if plain or holdable(value) is value:
+            return dumps(value)
+    elif kind is Kind.INSTANT:
+        if type(value) is str and canonical_instant(value) == value:
+            return value
+    elif kind is Kind.NUMBER:
+        if type(value) is float or (type(value) is int and abs(value) <= _EXACT_IN_DOUBLE):
+            return float(value)
+    elif kind is Kind.INTEGER:
+        if type(value) is int and -_INT64 <= value < _INT64:
+            return value
+    elif type(value) is bool:
+        return value
+    return _UNHELD
+
+def _nearest(value: Any, kind: Kind) -> Any:
+    """The closest thing the column can hold, for people who read it with SQL; None if nothing is close."""
+    if kind is Kind.JSON:
+        return dumps(holdable(value))
+    if kind is Kind.TEXT:
+        return holdable(value) if isinstance(value, str) else dumps(holdable(value))
+    if kind is Kind.INSTANT and isinstance(value, str):
+        return canonical_instant(value)
+    if kind in (Kind.NUMBER, Kind.INTEGER) and isinstance(value, int | float | Decimal) and type(value) is not bool:
+        try:
+            number = float(value)
+        except OverflowError:
+            return None
+        if abs(number) == float("inf"):
+            return None
+        return number if kind is Kind.NUMBER else (int(number) if abs(number) < _EXACT_IN_DOUBLE else None)
+    return None
+
+def _set_keys(row: Row, item: Mapping[str, Any], shape: Shape, project_id: str, unheld: dict[str, str]) -> None:
+    if "projectId" in item and item["projectId"] != project_id and "projectId" not in unheld:
+        unheld["projectId"] = _as_base64(item["projectId"])
+    row["project_id"] = project_id
+    if not isinstance(item.get("id"), str):
+        raise RowError(f"an object of {shape.table} has no id")
+    if shape.table == "observations" and row["trace_id"] is None:
+        row["trace_id"] = ""
+    elif shape.table == "observations" and row["trace_id"] == "":
+        unheld["traceId"] = _as_base64("")
+
+def _exact(unheld: dict[str, str], absent: list[str]) -> str:
+    parts: dict[str, Any] = {}
+    if unheld:
+        parts["values"] = {_pointer(name): text for name, text in unheld.items()}
+    if absent:
+        parts["absent"] = sorted(absent)
+    return dumps(parts)
+
+def _pointer(api_name: str) -> str:
+    """RFC 6901; the empty pointer stands for all fields that have no column."""
+    return "/" + api_name.replace("~", "~0").replace("/", "~1") if api_name else ""
+
+def _as_base64(value: Any) -> str:
+    return base64.b64encode(dumps(value).encode()).decode()
+
+def _from_base64(text: str) -> Any:
+    return loads(base64.b64decode(text).decode())
+
