@@ -83,7 +83,15 @@ class AuthError(ApiError):
 
 
 class ApiGoneError(ApiError):
-    """The endpoint does not exist in this server's generation of the API."""
+    """The endpoint does not exist here.
+
+    `left_behind` is true if Langfuse itself says that this server's generation has no such endpoint any more; false
+    if it may as well be a wrong address or a proxy.
+    """
+
+    def __init__(self, message: str, *, path: str, status: int | None = None, left_behind: bool = False) -> None:
+        self.left_behind = left_behind
+        super().__init__(message, path=path, status=status)
 
 
 class NotFoundError(ApiError):
@@ -113,7 +121,7 @@ class RetriableApiError(ApiError):
     """Passing trouble (429, 5xx, a broken connection) that outlasted every retry."""
 
 
-class ShutdownRequested(EtlError):
+class ShutdownRequested(EtlError):  # noqa: N818 - a signal, not an error
     """A signal asked to stop; raised at the next safe point, after the page at hand was stored."""
 
     exit_code = 130

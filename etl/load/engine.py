@@ -43,7 +43,8 @@ def open_engine(url: str, schema: str) -> Engine:
 
 def schema_of(engine: Engine | Connection) -> str | None:
     """The Postgres schema of our tables; None on SQLite."""
-    return engine.get_execution_options().get("schema_translate_map", {}).get(None)
+    schemas: dict[str | None, str] = engine.get_execution_options().get("schema_translate_map", {})
+    return schemas.get(None)
 
 
 def sqlite_path(engine: Engine) -> Path | None:
@@ -72,9 +73,9 @@ def writing(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: The database cannot be reached or written, or its disk is full.
     """
-    with _plain_errors(engine.url), engine.connect().execution_options(**{_WRITES: True}) as connection:
-        with connection.begin():
-            yield connection
+    writer = engine.execution_options(**{_WRITES: True})
+    with _plain_errors(engine.url), writer.begin() as connection:
+        yield connection
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

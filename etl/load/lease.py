@@ -39,10 +39,14 @@ def acquire(conn: Connection, owner: Owner) -> None:
     """
     now = _clock(conn)
     holder = conn.execute(select(sync_lease).where(sync_lease.c.name == _NAME).with_for_update()).first()
-    if holder is not None and holder.owner != owner.token and _is_alive(holder.host, holder.pid, holder.heartbeat_at, now):
+    if (
+        holder is not None
+        and holder.owner != owner.token
+        and _is_alive(holder.host, holder.pid, holder.heartbeat_at, now)
+    ):
         raise LeaseHeldError(
-            f"process {holder.pid} on {holder.host} writes to this database since {holder.acquired_at:%Y-%m-%d %H:%M:%S}"
-            " UTC; wait until it is done, or stop it"
+            f"process {holder.pid} on {holder.host} writes to this database since"
+            f" {holder.acquired_at:%Y-%m-%d %H:%M:%S} UTC; wait until it is done, or stop it"
         )
     insert_or_update(
         conn,

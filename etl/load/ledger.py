@@ -82,7 +82,9 @@ def start_run(conn: Connection, *, project_id: str, trigger: str, owner: str, no
             rows_read=0, rows_written=0, requests=0,
         )
     )  # fmt: skip
-    return int(result.inserted_primary_key[0])
+    key = result.inserted_primary_key
+    assert key is not None  # noqa: S101 - an insert of one row has a key
+    return int(key[0])
 
 
 def add_to_run(conn: Connection, run_id: int, *, rows_read: int, rows_written: int, requests: int) -> None:
@@ -100,9 +102,7 @@ def add_to_run(conn: Connection, run_id: int, *, rows_read: int, rows_written: i
 
 def finish_run(conn: Connection, run_id: int, *, status: RunStatus, error: str | None, now: datetime) -> None:
     """Closes a run."""
-    conn.execute(
-        update(sync_runs).where(sync_runs.c.id == run_id).values(status=status, error=error, finished_at=now)
-    )
+    conn.execute(update(sync_runs).where(sync_runs.c.id == run_id).values(status=status, error=error, finished_at=now))
 
 
 def interrupt_runs_of_others(conn: Connection, owner: str, now: datetime) -> None:

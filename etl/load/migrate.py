@@ -23,7 +23,7 @@ _ADVISORY_LOCK = 7_203_771_044
 
 
 def current_revision(engine: Engine) -> str | None:
-    """The revision of the database; None if it is empty of us (or the SQLite file does not exist, and then is not made).
+    """The revision of the database; None if nothing of ours is there. A SQLite file is not made by asking.
 
     Raises:
         DatabaseRefusedError: It holds tables of our names that we did not make, or is newer than this program.

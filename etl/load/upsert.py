@@ -132,6 +132,4 @@ def _unmark(conn: Connection, table: Table, keys: list[Key], now: datetime) -> N
     columns = list(table.primary_key)
     matches = [column == bindparam(f"key_{column.name}") for column in columns]
     statement = update(table).where(*matches).values(deleted_at=None, changed_at=now)
-    conn.execute(
-        statement, [{f"key_{c.name}": part for c, part in zip(columns, key, strict=True)} for key in keys]
-    )
+    conn.execute(statement, [{f"key_{c.name}": part for c, part in zip(columns, key, strict=True)} for key in keys])

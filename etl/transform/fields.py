@@ -37,14 +37,12 @@ class Shape:
 
     `optional` fields may be missing without that being worth a note; they are rendered only if they have a value.
     `ignored` fields are placeholders, or say what other tables say better; they are not stored at all.
-    `key` names the columns that tell one object from another, beside the project.
     """
 
     table: str
     fields: tuple[Field, ...]
     optional: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
-    key: tuple[str, ...] = ("id",)
     known: frozenset[str] = field(init=False)
     hashed: tuple[str, ...] = field(init=False)
 
@@ -105,7 +103,6 @@ OBSERVATION = Shape(
         _fields(Kind.NUMBER, "latency", "timeToFirstToken", "inputPrice", "outputPrice", "totalPrice"),
         _fields(Kind.NUMBER, "calculatedInputCost", "calculatedOutputCost", "calculatedTotalCost"),
     ),
-    key=("traceId", "id"),
 )
 
 # Fields that only GET /v2/observations has; null on rows of the traces API.

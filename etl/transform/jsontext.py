@@ -58,7 +58,8 @@ def dumps(value: Any) -> str:
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
     except TypeError:  # orjson.JSONEncodeError: a surrogate, a Decimal, a big integer or deep nesting
-        return simplejson.dumps(value, sort_keys=True, separators=(",", ":"), use_decimal=True)
+        text: str = simplejson.dumps(value, sort_keys=True, separators=(",", ":"), use_decimal=True)
+        return text
 
 
 def dumps_indented(value: Any) -> str:

@@ -23,8 +23,10 @@ _UNHELD = object()
 _INT64 = 2**63
 _EXACT_IN_DOUBLE = 2**53
 
+
 class RowError(ValueError):
     """The object has no usable key, so there is no row it could be."""
+
 
 def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_from: str, plain: bool) -> Row:
     """The row that holds all of `item`.
@@ -56,9 +58,11 @@ def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_fro
             held = _nearest(value, field.kind)
             unheld[field.api] = _as_base64(value)
         row[field.column] = held
-    unknown = {name: value for name, value in item.items() if name not in shape.known} if (
-        len(item) + len(absent) > len(shape.fields)
-    ) else {}
+    unknown = (
+        {name: value for name, value in item.items() if name not in shape.known}
+        if (len(item) + len(absent) > len(shape.fields))
+        else {}
+    )
     row["extra"] = None
     if unknown:
         extra = unknown if plain else holdable(unknown)
@@ -70,6 +74,7 @@ def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_fro
     row["content_hash"] = content_hash(row, shape)
     row["read_from"] = read_from
     return row
+
 
 def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     """The object that `from_api` was given: the same fields with the same values, in the order of `shape`."""
@@ -101,10 +106,12 @@ def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
         item.update(loads(row["extra"]))
     return item
 
+
 def content_hash(row: Row, shape: Shape) -> str:
     """32 hex digits over the columns of `shape`; equal for equal content, on every database and in every run."""
     content = dumps([row[column] for column in shape.hashed])
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+
 
 def canonical_instant(text: str) -> str | None:
     """`text` as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds as the server does; None if it is no instant."""
@@ -115,6 +122,7 @@ def canonical_instant(text: str) -> str | None:
         return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
     except (ValueError, OverflowError):
         return None
+
 
 def _hold(value: Any, kind: Kind, plain: bool) -> Any:
     """What the column holds for `value`, or `_UNHELD` if that would not be all of it."""
@@ -137,6 +145,7 @@ def _hold(value: Any, kind: Kind, plain: bool) -> Any:
         return value
     return _UNHELD
 
+
 def _nearest(value: Any, kind: Kind) -> Any:
     """The closest thing the column can hold, for people who read it with SQL; None if nothing is close."""
     if kind is Kind.JSON:
@@ -155,6 +164,7 @@ def _nearest(value: Any, kind: Kind) -> Any:
         return number if kind is Kind.NUMBER else (int(number) if abs(number) < _EXACT_IN_DOUBLE else None)
     return None
 
+
 def _set_keys(row: Row, item: Mapping[str, Any], shape: Shape, project_id: str, unheld: dict[str, str]) -> None:
     if "projectId" in item and item["projectId"] != project_id and "projectId" not in unheld:
         unheld["projectId"] = _as_base64(item["projectId"])
@@ -166,6 +176,7 @@ def _set_keys(row: Row, item: Mapping[str, Any], shape: Shape, project_id: str, 
     elif shape.table == "observations" and row["trace_id"] == "":
         unheld["traceId"] = _as_base64("")
 
+
 def _exact(unheld: dict[str, str], absent: list[str]) -> str:
     parts: dict[str, Any] = {}
     if unheld:
@@ -174,13 +185,15 @@ def _exact(unheld: dict[str, str], absent: list[str]) -> str:
         parts["absent"] = sorted(absent)
     return dumps(parts)
 
+
 def _pointer(api_name: str) -> str:
     """RFC 6901; the empty pointer stands for all fields that have no column."""
     return "/" + api_name.replace("~", "~0").replace("/", "~1") if api_name else ""
 
+
 def _as_base64(value: Any) -> str:
     return base64.b64encode(dumps(value).encode()).decode()
 
+
 def _from_base64(text: str) -> Any:
     return loads(base64.b64decode(text).decode())
-

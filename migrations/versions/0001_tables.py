@@ -220,7 +220,9 @@ def upgrade() -> None:
         sa.Column("error", sa.Text),
         sa.PrimaryKeyConstraint("id", name="pk_sync_windows"),
     )
-    op.create_index("ix_sync_windows_project_id_stream_window_end", "sync_windows", ["project_id", "stream", "window_end"])
+    op.create_index(
+        "ix_sync_windows_project_id_stream_window_end", "sync_windows", ["project_id", "stream", "window_end"]
+    )
     op.create_table(
         "sync_lease",
         sa.Column("name", sa.Text, nullable=False),

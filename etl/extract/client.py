@@ -1,0 +1,363 @@
+"""One authenticated GET at a time: time-outs, retries, `Retry-After`, and answers checked before they are believed.
+
+Which trouble is which: `langfuse-api.md` facts recorded in `tests/cassettes/errors_*.yaml`. Messages name the path
+and the status, never the query, the headers or the body.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+import requests
+import tenacity
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+
+from etl import __version__
+from etl.errors import (
+    ApiError,
+    ApiGoneError,
+    AuthError,
+    NotFoundError,
+    RequestRejectedError,
+    RetriableApiError,
+    ShutdownRequested,
+    TooMuchError,
+    UnexpectedAnswerError,
+)
+from etl.transform.jsontext import JsonTextError, parse
+
+log = logging.getLogger(__name__)
+
+Params = Mapping[str, str | int | Sequence[str]]
+
+MAX_BODY_BYTES = 16 * 2**20
+_CHUNK_BYTES = 2**18
+_CONNECT_TIMEOUT_S = 10.0
+_MAX_ATTEMPTS = 8
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
+_DEFAULT_RETRY_AFTER_S = 5.0
+
+
+class Answer(NamedTuple):
+    """A parsed JSON object; see `jsontext.Parsed` for `plain`."""
+
+    value: dict[str, Any]
+    plain: bool
+
+
+class _StaleConnectionError(RetriableApiError):
+    """The server closed a connection it had kept open; the next try gets a new one."""
+
+
+class _RateLimitedError(RetriableApiError):
+    """429. The gate makes every request wait, this one too."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long trouble is borne: `give_up_after_s` seconds in all and `attempts` tries, whichever ends first."""
+
+    give_up_after_s: float
+    attempts: int = _MAX_ATTEMPTS
+
+
+class Gate:
+    """Holds back every request of one rate limit until the server takes requests again; safe for threads."""
+
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+        self._closed_until = 0.0
+
+    def hold(self, seconds: float) -> None:
+        """Closes the gate for `seconds` from now, 0 or more; a longer hold stays."""
+        self._closed_until = max(self._closed_until, time.monotonic() + seconds)
+
+    def seconds_left(self) -> float:
+        """How long the gate stays closed, 0 if it is open."""
+        return max(0.0, self._closed_until - time.monotonic())
+
+    def wait(self) -> None:
+        """Returns when the gate is open, or at once when a stop is asked for."""
+        while (left := self.seconds_left()) > 0 and not self._stop.is_set():
+            self._stop.wait(left)
+
+
+class Client:
+    """GETs below one API root with one key pair; safe for threads.
+
+    Args:
+        base_url: The API root, as `config.normalise_base_url` gives it.
+        public_key, secret_key: The key pair, for HTTP Basic.
+        timeout_s: Longest silence of the server, in seconds.
+        patience: For requests that do not say otherwise.
+        connections: How many requests may be under way at once.
+        stop: When set, waits end and the next request raises `ShutdownRequested`.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        public_key: str,
+        secret_key: str,
+        *,
+        timeout_s: float,
+        patience: Patience,
+        connections: int = 4,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.base_url = base_url
+        self.stop = stop or threading.Event()
+        self.server_clock_ahead_s: float | None = None
+        self._patience = patience
+        self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
+        self._public_key = public_key
+        # Not as text: requests would encode it as Latin-1.
+        self._auth = HTTPBasicAuth(public_key.encode(), secret_key.encode())
+        self._http = requests.Session()
+        self._http.headers["User-Agent"] = f"langfuse-etl/{__version__}"
+        self._http.headers["Accept"] = "application/json"
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
+        self._http.mount("https://", adapter)
+        self._http.mount("http://", adapter)
+        self._gate = Gate(self.stop)
+        self._lock = threading.Lock()
+        self._requests = 0
+
+    @property
+    def requests_sent(self) -> int:
+        """How many requests went out so far, retries included."""
+        return self._requests
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._http.close()
+
+    def get(
+        self, path: str, params: Params | None = None, *, patience: Patience | None = None, any_size: bool = False
+    ) -> Answer:
+        """The JSON object that `path` answers.
+
+        Args:
+            path: Below the API root, with a leading slash, percent-encoded.
+            params: Query parameters; a sequence is sent as repeated parameters.
+            patience: In place of the client's own.
+            any_size: Take a body of any size, not only up to 16 MiB.
+        Raises:
+            AuthError, ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError: At once.
+            RetriableApiError, UnexpectedAnswerError: After all retries.
+            ShutdownRequested: The stop event was set.
+        """
+        patience = patience or self._patience
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((RetriableApiError, UnexpectedAnswerError)),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_delay(patience.give_up_after_s),
+                _attempts_used_up(patience.attempts),
+                tenacity.stop_when_event_set(self.stop),
+            ),
+            wait=_wait_before_retry,
+            sleep=tenacity.sleep_using_event(self.stop),
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+        try:
+            return retrying(self._get_once, path, params, MAX_BODY_BYTES if not any_size else None, patience)
+        except (RetriableApiError, UnexpectedAnswerError):
+            if self.stop.is_set():
+                raise ShutdownRequested("stopped while waiting for Langfuse") from None
+            raise
+
+    def get_list(self, path: str, params: Params, *, any_size: bool = False) -> Answer:
+        """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
+        answer = self.get(path, params, any_size=any_size)
+        check_list(answer.value, path)
+        return answer
+
+    def _get_once(self, path: str, params: Params | None, max_bytes: int | None, patience: Patience) -> Answer:
+        if self._gate.seconds_left() > patience.give_up_after_s:
+            raise RetriableApiError(
+                f"GET {path}: the rate limit asks to wait longer than http.give_up_after", path=path, status=429
+            )
+        self._gate.wait()
+        if self.stop.is_set():
+            raise ShutdownRequested("stopped before the next request")
+        with self._lock:
+            self._requests += 1
+        started = time.monotonic()
+        try:
+            with self._http.get(
+                self.base_url + path, params=_pairs(params), auth=self._auth, timeout=self._timeout, stream=True
+            ) as response:
+                body = self._read(response, path, max_bytes, started)
+        except requests.Timeout as error:
+            if isinstance(error, requests.ConnectTimeout):
+                raise RetriableApiError(f"{self._host()} does not answer (connection timed out)", path=path) from None
+            raise TooMuchError(f"GET {path}: no answer in {self._timeout[1]:g} s", path=path, timed_out=True) from None
+        except requests.ConnectionError as error:
+            raise self._connection_error(error, path) from None
+        except requests.RequestException as error:
+            raise RetriableApiError(f"GET {path}: {type(error).__name__}", path=path) from None
+        self._note_clock(response.headers.get("Date"))
+        return self._judge(response, body, path)
+
+    def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytes:
+        chunks: list[bytes] = []
+        size = 0
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            chunks.append(chunk)
+            size += len(chunk)
+            if max_bytes is not None and size > max_bytes:
+                raise TooMuchError(f"GET {path}: more than {max_bytes} bytes", path=path, timed_out=False)
+            if time.monotonic() - started > 2 * self._timeout[1]:
+                raise TooMuchError(f"GET {path}: the answer does not end", path=path, timed_out=True)
+            if self.stop.is_set():
+                raise ShutdownRequested("stopped during a request")
+        return b"".join(chunks)
+
+    def _connection_error(self, error: requests.ConnectionError, path: str) -> ApiError:
+        text = str(error)
+        if "RemoteDisconnected" in text or "ConnectionResetError" in text or "BrokenPipe" in text:
+            return _StaleConnectionError(f"GET {path}: the server closed the connection", path=path)
+        if "NameResolutionError" in text or "getaddrinfo" in text:
+            return RetriableApiError(f"{self._host()} is not known; check LANGFUSE_BASE_URL", path=path)
+        if isinstance(error, requests.exceptions.SSLError):
+            return RetriableApiError(f"{self._host()}: no trusted TLS connection; check its certificate", path=path)
+        if "NewConnectionError" in text:
+            return RetriableApiError(
+                f"{self._host()} refuses connections; is Langfuse running there, is LANGFUSE_BASE_URL right?", path=path
+            )
+        return RetriableApiError(f"GET {path}: the connection broke off", path=path)
+
+    def _judge(self, response: requests.Response, body: bytes, path: str) -> Answer:
+        status = response.status_code
+        try:
+            value, plain = parse(body)
+        except JsonTextError:
+            value, plain = None, False
+        problem = value if isinstance(value, dict) else {}
+        if status == 200:
+            if not isinstance(value, dict):
+                raise UnexpectedAnswerError(
+                    f"GET {path}: {self._host()} answers, but not with Langfuse's JSON; check LANGFUSE_BASE_URL",
+                    path=path,
+                    status=status,
+                )
+            return Answer(value, plain)
+        if status == 429:
+            wait_s = _retry_after_s(response.headers.get("Retry-After"))
+            self._gate.hold(wait_s)
+            raise _RateLimitedError(f"GET {path}: rate limited for {wait_s:g} s", path=path, status=status)
+        if status in (401, 403):
+            raise AuthError(self._auth_advice(status), path=path, status=status)
+        if status in (404, 405) and "error" in problem:
+            raise NotFoundError(f"GET {path}: not found", path=path, status=status)
+        if status in (404, 405, 410):
+            # Only the events-only mode answers 404 with a message and no `error` (recorded in `v4_events_only_mode`).
+            left_behind = "message" in problem or status == 410
+            raise ApiGoneError(_gone_advice(path, left_behind), path=path, status=status, left_behind=left_behind)
+        if status == 400:
+            raise RequestRejectedError(f"GET {path}: refused by the server (400)", path=path, status=status)
+        error_name = problem.get("error")
+        if status == 413 or (status == 422 and error_name == "PayloadTooLargeError"):
+            raise TooMuchError(f"GET {path}: too large for the server", path=path, status=status, timed_out=False)
+        if status in (408, 422, 504, 524) or (status == 500 and "timeout" in str(error_name).lower()):
+            raise TooMuchError(
+                f"GET {path}: too slow for the server ({status})", path=path, status=status, timed_out=True
+            )
+        raise RetriableApiError(f"GET {path}: status {status}", path=path, status=status)
+
+    def _auth_advice(self, status: int) -> str:
+        shown = f"{self._public_key[:10]}…"
+        if status == 401:
+            return (
+                f"{self._host()} does not know the key pair with public key {shown} (401); make a key in Langfuse under"
+                " Settings > API Keys, and set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, and LANGFUSE_BASE_URL to"
+                " the region the project is in"
+            )
+        return (
+            f"the key pair with public key {shown} may not read here (403); it must be a project key, made in Langfuse"
+            " under project Settings > API Keys"
+        )
+
+    def _host(self) -> str:
+        return self.base_url.partition("://")[2].partition("/")[0]
+
+    def _note_clock(self, date: str | None) -> None:
+        try:
+            server = parsedate_to_datetime(date) if date else None
+        except ValueError:
+            return
+        if server is not None and server.tzinfo is not None:
+            self.server_clock_ahead_s = (server - datetime.now(UTC)).total_seconds()
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.info("retry %d: %s", state.attempt_number, error)
+
+
+def check_list(value: Mapping[str, Any], path: str) -> None:
+    """Refuses what is not `{data: [objects], meta: {…}}`.
+
+    Raises:
+        UnexpectedAnswerError: A proxy, an error page or a half answer in the guise of success.
+    """
+    data, meta = value.get("data"), value.get("meta")
+    if not (isinstance(data, list) and isinstance(meta, dict) and all(isinstance(item, dict) for item in data)):
+        raise UnexpectedAnswerError(f"GET {path}: not a list as Langfuse answers it", path=path, status=200)
+
+
+def _pairs(params: Params | None) -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for name, value in (params or {}).items():
+        values = [value] if isinstance(value, str | int) else value
+        pairs.extend((name, str(one)) for one in values)
+    return pairs
+
+
+def _gone_advice(path: str, left_behind: bool) -> str:
+    if left_behind:
+        return f"GET {path}: this server's Langfuse version does not have this endpoint any more"
+    return f"GET {path}: not an address of Langfuse's API (404); check LANGFUSE_BASE_URL"
+
+
+def _retry_after_s(header: str | None) -> float:
+    """Seconds of a `Retry-After`: a number (fractional in Langfuse v3.0) or a date."""
+    if header is None:
+        return _DEFAULT_RETRY_AFTER_S
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+    except (ValueError, TypeError):
+        return _DEFAULT_RETRY_AFTER_S
+
+
+def _attempts_used_up(attempts: int) -> tenacity.stop.stop_base:
+    """Being told to wait is no failed attempt: only other trouble counts."""
+
+    class _Stop(tenacity.stop.stop_base):
+        def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+            error = retry_state.outcome.exception() if retry_state.outcome else None
+            return not isinstance(error, _RateLimitedError) and retry_state.attempt_number >= attempts
+
+    return _Stop()
+
+
+def _wait_before_retry(state: tenacity.RetryCallState) -> float:
+    error = state.outcome.exception() if state.outcome else None
+    if isinstance(error, _RateLimitedError) or (isinstance(error, _StaleConnectionError) and state.attempt_number == 1):
+        return 0.0
+    return float(_BACKOFF(state))
+
+
+_BACKOFF = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_LONGEST_WAIT_S)

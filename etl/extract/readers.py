@@ -1,0 +1,54 @@
+"""What a reader of either API generation gives to the pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, Protocol
+
+from etl.intervals import Window
+from etl.transform.pages import Kind
+
+Api = Literal["traces", "observations"]
+SegmentProof = Literal["counted", "walked", "doubtful", "partial", "failed"]
+
+
+class Segment(NamedTuple):
+    """A window that was read to its end with the page that closes it.
+
+    `promised` is the server's total, None if it gives none that can be trusted; `read` counts distinct rows;
+    `requests` those that went out for it.
+    """
+
+    window: Window
+    proof: SegmentProof
+    promised: int | None
+    read: int
+    requests: int
+
+
+class Page(NamedTuple):
+    """Objects as the API answered them, and the segments that are whole once they are stored."""
+
+    kind: Kind
+    items: Sequence[dict[str, Any]]
+    plain: bool
+    closes: Sequence[Segment] = ()
+
+
+class Reader(Protocol):
+    """One generation of the API. Methods raise `etl.errors.ApiError` and may be called from several threads."""
+
+    api: Api
+
+    def sources(self, streams: Sequence[str]) -> Sequence[str]:
+        """The streams that are really read for the ones asked for, in the order of reading."""
+
+    def midnight_bound(self, source: str) -> bool:
+        """Whether windows of `source` must not cross a UTC midnight."""
+
+    def oldest(self, source: str, before: datetime) -> datetime | None:
+        """The time of the oldest row before `before`, or a moment not after it; None if there is none."""
+
+    def read(self, source: str, window: Window) -> Iterator[Page]:
+        """All rows of `window`, in pages; together the closed segments are the window."""

@@ -1,0 +1,281 @@
+"""The reader for servers with the traces API: Langfuse v2, v3, and v4 in `legacy` or `dual` mode."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
+from typing import Any
+
+from etl.errors import ApiGoneError, NotFoundError, TooMuchError, UnexpectedAnswerError
+from etl.extract.answers import instant, row_time, total_items
+from etl.extract.client import Answer, Client, Params
+from etl.extract.cursor import read_by_cursor
+from etl.extract.oldest import EPOCH, oldest_by_bisection
+from etl.extract.readers import Api, Page, Segment
+from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
+from etl.extract.walks import Segment as WalkSegment
+from etl.intervals import MILLISECOND, Window
+from etl.transform.pages import Kind, key_of
+
+log = logging.getLogger(__name__)
+
+# After so many timed-out requests the server is in trouble: asking for less does not help it.
+_MAX_TIME_OUTS = 30
+_TRIES_PER_PAGE = 4
+
+
+@dataclass(frozen=True)
+class ListEndpoint:
+    """A list that is walked by seeking; facts from langfuse web/src/pages/api/public.
+
+    `parts` are parameters that cut one millisecond into disjoint parts, for lists without a choice of order.
+    """
+
+    path: str
+    kind: Kind
+    time_field: str
+    bounds: tuple[str, str] = ("fromTimestamp", "toTimestamp")
+    descending: bool = True
+    totals_trusted: bool = False
+    fixed: tuple[tuple[str, str], ...] = ()
+    parts: tuple[Mapping[str, str], ...] = ()
+
+
+def _parts(**values: Sequence[str]) -> tuple[Mapping[str, str], ...]:
+    return tuple(dict(zip(values, choice, strict=True)) for choice in product(*values.values()))
+
+
+TRACES = ListEndpoint(
+    "/traces", Kind.TRACE, "timestamp", descending=False, totals_trusted=True,
+    fixed=(("fields", "core,io"), ("orderBy", "timestamp.asc")),
+)  # fmt: skip
+OBSERVATIONS = ListEndpoint(
+    "/observations", Kind.OBSERVATION, "startTime", bounds=("fromStartTime", "toStartTime"),
+    parts=_parts(
+        type=(
+            "GENERATION", "SPAN", "EVENT", "AGENT", "TOOL", "CHAIN", "RETRIEVER", "EVALUATOR", "EMBEDDING", "GUARDRAIL",
+        ),
+        level=("DEBUG", "DEFAULT", "WARNING", "ERROR"),
+    ),
+)  # fmt: skip
+_SCORE_PARTS = _parts(dataType=("NUMERIC", "CATEGORICAL", "BOOLEAN", "TEXT"), source=("API", "EVAL", "ANNOTATION"))
+SCORES_V2 = ListEndpoint("/v2/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
+SCORES_V1 = ListEndpoint("/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
+SESSIONS = ListEndpoint("/sessions", Kind.SESSION, "createdAt", totals_trusted=True)
+_SCORES_V3_FIELDS = "details,subject,annotation"
+
+
+# Pages of one millisecond; at the end what it closed, and how many requests it took.
+_Millisecond = Generator[Page, None, tuple[list[WalkSegment], int]]
+
+
+class TracesReader:
+    """Reads traces, observations, scores and sessions by the walk that fits each list."""
+
+    api: Api = "traces"
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._lists = {"traces": TRACES, "observations": OBSERVATIONS, "sessions": SESSIONS}
+        self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
+        self._time_outs = 0
+
+    def sources(self, streams: Sequence[str]) -> Sequence[str]:
+        return [stream for stream in ("traces", "observations", "scores", "sessions") if stream in streams]
+
+    def midnight_bound(self, source: str) -> bool:
+        # Langfuse keeps one row per (date, id): a window inside one date holds an id once.
+        return source == "traces"
+
+    def oldest(self, source: str, before: datetime) -> datetime | None:
+        if source == "traces":
+            answer = self._list(TRACES, Window(EPOCH, before), 1)
+            return row_time(answer.value["data"][0], "timestamp", TRACES.path) if answer.value["data"] else None
+        return oldest_by_bisection(lambda window: self._newest(source, window), before)
+
+    def read(self, source: str, window: Window) -> Iterator[Page]:
+        if source != "scores":
+            yield from self._read_list(self._lists[source], window)
+            return
+        while True:
+            endpoint = self._scores[0]
+            try:
+                pages = self._read_list(endpoint, window) if endpoint else self._read_scores_v3(window)
+                yield from pages
+            except (ApiGoneError, NotFoundError):
+                if len(self._scores) == 1:
+                    raise
+                self._scores = self._scores[1:]
+            else:
+                return
+
+    def _newest(self, source: str, window: Window) -> datetime | None:
+        """The newest row of `window`, by any list that is ordered from newest to oldest."""
+        if source == "scores" and self._scores[0] is None:
+            try:
+                answer = self._get_scores_v3(window, 1, None)
+            except (ApiGoneError, NotFoundError):
+                self._scores = self._scores[1:]
+                return self._newest(source, window)
+            endpoint = SCORES_V2
+        else:
+            endpoint = self._scores[0] or SCORES_V2 if source == "scores" else self._lists[source]
+            answer = self._list(endpoint, window, 1)
+        data = answer.value["data"]
+        return row_time(data[0], endpoint.time_field, endpoint.path) if data else None
+
+    # Lists without a cursor
+
+    def _read_list(self, endpoint: ListEndpoint, window: Window, *, again: bool = True) -> Iterator[Page]:
+        """Pages of `window`; a segment whose count does not agree is read once more before it is called doubtful."""
+        walk = SeekWalk(_span(window), endpoint.descending, endpoint.totals_trusted)
+        requests = 0
+        tries = 0
+        while not walk.done:
+            ask = walk.ask()
+            if ask.one_ms:
+                closed, sent = yield from self._read_millisecond(endpoint, walk, ask)
+                requests += sent
+                page = Page(endpoint.kind, (), True)
+            else:
+                requests += 1
+                try:
+                    answer = self._list(endpoint, _window(ask.span), ask.limit)
+                except TooMuchError as error:
+                    self._ask_for_less(walk, error, endpoint)
+                    continue
+                items = answer.value["data"]
+                entries = [_entry(endpoint, item) for item in items]
+                try:
+                    closed = walk.receive(entries, total_items(answer.value["meta"], endpoint.path))
+                except WalkError as error:
+                    tries += 1
+                    if tries == _TRIES_PER_PAGE:
+                        raise UnexpectedAnswerError(f"GET {endpoint.path}: {error}", path=endpoint.path) from None
+                    continue
+                tries = 0
+                page = Page(endpoint.kind, items, answer.plain)
+            doubtful = [segment for segment in closed if again and segment.proof == "doubtful"]
+            yield page._replace(closes=_closes([s for s in closed if s not in doubtful], requests))
+            if closed:
+                requests = 0
+            for segment in doubtful:
+                log.info("%s: count of %s does not agree, reading it again", endpoint.path, _window(segment.span))
+                yield from self._read_list(endpoint, _window(segment.span), again=False)
+
+    def _ask_for_less(self, walk: SeekWalk, error: TooMuchError, endpoint: ListEndpoint) -> None:
+        if error.timed_out:
+            self._time_outs += 1
+            if self._time_outs > _MAX_TIME_OUTS:
+                raise error
+        if walk.shrink() if error.timed_out else walk.shrink_limit():
+            return
+        if endpoint is not TRACES:
+            raise error
+        walk.split_millisecond()
+
+    def _read_millisecond(self, endpoint: ListEndpoint, walk: SeekWalk, ask: Ask) -> _Millisecond:
+        """All rows of one millisecond that has more of them than fit a page, or a row that cannot be sent."""
+        if endpoint is TRACES:
+            return (yield from self._read_traces_by_id(walk, ask))
+        keys: set[Any] = set()
+        whole = bool(endpoint.parts)
+        for part in endpoint.parts:
+            answer = self._list(endpoint, _window(ask.span), MAX_LIMIT, part)
+            items = answer.value["data"]
+            yield Page(endpoint.kind, items, answer.plain)
+            keys.update(_entry(endpoint, item).key for item in items)
+            whole = whole and total_items(answer.value["meta"], endpoint.path) <= len(items)
+        return walk.receive_millisecond(keys, whole=whole), len(endpoint.parts)
+
+    def _read_traces_by_id(self, walk: SeekWalk, ask: Ask) -> _Millisecond:
+        """`orderBy=id.asc` is a total order, so pages inside one millisecond lose nothing."""
+        keys: set[Any] = set()
+        limit, page, requests, partial = ask.limit, 1, 0, False
+        while True:
+            params: dict[str, str] = {"orderBy": "id.asc", "page": str(page)}
+            kind = Kind.TRACE
+            requests += 1
+            try:
+                answer = self._list(TRACES, _window(ask.span), limit, params)
+            except TooMuchError:
+                if limit > 1:
+                    limit, page = max(1, limit // 2), 1
+                    continue
+                answer = self._list(TRACES, _window(ask.span), limit, params | {"fields": "core"})
+                kind, partial = Kind.TRACE_CORE, True
+                log.warning("trace %s cannot be sent by the server; stored without contents", _ids(answer))
+            items = answer.value["data"]
+            yield Page(kind, items, answer.plain)
+            keys.update(_entry(TRACES, item).key for item in items)
+            total = total_items(answer.value["meta"], TRACES.path)
+            if page * limit >= total or not items:
+                return walk.receive_millisecond(keys, whole=len(keys) == total, partial=partial), requests
+            page += 1
+
+    def _list(
+        self, endpoint: ListEndpoint, window: Window, limit: int, extra: Mapping[str, str] | None = None
+    ) -> Answer:
+        since, until = endpoint.bounds
+        params: Params = {
+            **dict(endpoint.fixed),
+            since: instant(window.start),
+            until: instant(window.end),
+            "page": "1",
+            "limit": str(limit),
+            **(extra or {}),
+        }
+        return self._client.get_list(endpoint.path, params, any_size=limit == 1)
+
+    # GET /v3/scores
+
+    def _read_scores_v3(self, window: Window) -> Iterator[Page]:
+        return read_by_cursor(
+            lambda limit, cursor: self._get_scores_v3(window, limit, cursor),
+            window,
+            Kind.SCORE_V3,
+            time_field="timestamp",
+            path="/v3/scores",
+            limit=MAX_LIMIT,
+        )
+
+    def _get_scores_v3(self, window: Window, limit: int, cursor: str | None) -> Answer:
+        params: Params = {
+            "fields": _SCORES_V3_FIELDS,
+            "fromTimestamp": instant(window.start),
+            "toTimestamp": instant(window.end),
+            "limit": str(limit),
+            **({"cursor": cursor} if cursor else {}),
+        }
+        return self._client.get_list("/v3/scores", params, any_size=limit == 1)
+
+
+def _span(window: Window) -> Span:
+    return Span(_ms(window.start), _ms(window.end))
+
+
+def _window(span: Span) -> Window:
+    return Window(EPOCH + span.start * MILLISECOND, EPOCH + span.end * MILLISECOND)
+
+
+def _ms(moment: datetime) -> int:
+    return (moment - EPOCH) // MILLISECOND
+
+
+def _entry(endpoint: ListEndpoint, item: Mapping[str, Any]) -> Entry:
+    return Entry(key_of(endpoint.kind, item), _ms(row_time(item, endpoint.time_field, endpoint.path)))
+
+
+def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:
+    """The requests are noted once, with the first of the segments that they closed together."""
+    return [
+        Segment(_window(s.span), s.proof, s.promised, s.read, requests if index == 0 else 0)
+        for index, s in enumerate(segments)
+    ]
+
+
+def _ids(answer: Answer) -> str:
+    return ", ".join(str(item.get("id")) for item in answer.value["data"])

@@ -1,0 +1,324 @@
+"""One run: what is due is read in parallel, and written by one writer, page by page.
+
+A window is entered in the ledger in the transaction that stores the last of its rows, so whatever is killed in
+between is read again, and reading again changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine
+
+from etl.errors import ApiError, AuthError, EtlError, ShutdownRequested
+from etl.extract.readers import Page, Reader, Segment
+from etl.intervals import Window, merge, subtract
+from etl.load import lease, ledger
+from etl.load.derived import refresh_trace_metrics
+from etl.load.engine import reading, writing
+from etl.load.upsert import upsert
+from etl.pipeline.plan import Due, due_windows, newest_readable, watermark
+from etl.pipeline.report import RunReport
+from etl.transform.pages import SHAPES, rows_of, trace_ids
+from etl.transform.rows import RowError
+
+log = logging.getLogger(__name__)
+
+# Pages that wait for the writer; with one in the hand of each reader this bounds memory.
+_PAGES_WAITING = 2
+_POLL_S = 0.2
+
+Progress = Callable[[RunReport, int, int], None]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What is synced, and how: one project of the configuration, as the server knows it.
+
+    `start` is None for everything that the server shows. `now` is the run's one clock reading.
+    """
+
+    project_id: str
+    project_name: str
+    streams: Sequence[str]
+    filters_hash: str
+    start: datetime | None
+    lag: timedelta
+    lookback: timedelta
+    contents: bool
+    concurrency: int
+    now: datetime
+
+
+class _Delivery(NamedTuple):
+    """From a reading thread to the writer: a page, or the end of a window, with the error that ended it."""
+
+    work: _Work
+    page: Page | None = None
+    error: Exception | None = None
+
+
+@dataclass
+class _Work:
+    """A due window while it is read: what of it is closed, and what its open segment has brought so far."""
+
+    source: str
+    due: Due
+    closed: list[Window] = field(default_factory=list)
+    stored: int = 0
+    changed: int = 0
+
+
+def sync(
+    engine: Engine,
+    owner: lease.Owner,
+    reader: Reader,
+    scope: Scope,
+    *,
+    trigger: str,
+    requests_sent: Callable[[], int],
+    stop: threading.Event,
+    on_progress: Progress | None = None,
+) -> RunReport:
+    """Reads what is due of one project and stores it.
+
+    Trouble with one window leaves a gap, which the next run reads; it does not stop the others.
+
+    Args:
+        owner: Holds the lease for as long as this runs.
+        requests_sent: How many requests went out so far, for the ledger.
+        stop: When set, the page at hand is stored and the run ends as `interrupted`.
+        on_progress: Called after each page with the report, the windows done and the windows planned.
+    Raises:
+        AuthError: The key does not work any more; the run is closed as failed.
+        EtlError: The database cannot be written, the lease is lost, or the clock is wrong.
+    """
+    return _Run(engine, owner, reader, scope, requests_sent, stop, on_progress).go(trigger)
+
+
+class _Run:
+    def __init__(
+        self,
+        engine: Engine,
+        owner: lease.Owner,
+        reader: Reader,
+        scope: Scope,
+        requests_sent: Callable[[], int],
+        stop: threading.Event,
+        on_progress: Progress | None,
+    ) -> None:
+        self._engine, self._owner, self._reader, self._scope = engine, owner, reader, scope
+        self._requests_sent, self._stop, self._on_progress = requests_sent, stop, on_progress
+        self._report = RunReport(scope.project_name)
+        self._requests_before = self._requests_noted = requests_sent()
+        self._origins: dict[str, datetime] = {}
+        self._coverage: dict[str, list[Window]] = {}
+        self._done = 0
+        self._planned = 0
+
+    def go(self, trigger: str) -> RunReport:
+        started = time.monotonic()
+        with writing(self._engine) as conn:
+            lease.renew(conn, self._owner)
+            ledger.interrupt_runs_of_others(conn, self._owner.token, self._scope.now)
+            self._run_id = ledger.start_run(
+                conn, project_id=self._scope.project_id, trigger=trigger, owner=self._owner.token, now=self._scope.now
+            )
+        try:
+            works = self._plan()
+            self._planned = len(works)
+            self._read_and_store(works)
+        except ShutdownRequested:
+            self._report.status = "interrupted"
+        except EtlError as error:
+            self._report.fail(str(error))
+            raise
+        finally:
+            self._report.requests = self._requests_sent() - self._requests_before
+            self._report.seconds = round(time.monotonic() - started, 3)
+            self._finish()
+        return self._report
+
+    def _finish(self) -> None:
+        report = self._report
+        try:
+            with writing(self._engine) as conn:
+                self._note_requests(conn, 0, 0)
+                ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._scope.now)
+        except EtlError as error:
+            # What broke the run is worth more than what broke its closing note.
+            log.error("run %d could not be closed: %s", self._run_id, error)
+        log.info(
+            "run %d of %s: %s, %d rows read, %d written, %d requests, %d windows, %d without proof, %.1f s",
+            self._run_id, report.project, report.status, report.total("rows_read"), report.total("rows_written"),
+            report.requests, report.total("windows"), report.total("failed_windows"), report.seconds,
+        )  # fmt: skip
+
+    # What is due
+
+    def _plan(self) -> list[_Work]:
+        """Due windows of all sources, interleaved so that every stream has its newest day soon."""
+        edge = newest_readable(self._scope.now, self._scope.lag)
+        per_source: list[list[_Work]] = []
+        for source in self._reader.sources(self._scope.streams):
+            with reading(self._engine) as conn:
+                state = ledger.stream_states(conn, self._scope.project_id).get(source)
+                coverage = ledger.coverage(conn, self._scope.project_id, source, self._scope.filters_hash)
+            origin = self._scope.start
+            if origin is None:
+                # The newest day is always wanted, so an empty project has coverage, too.
+                known = state.origin if state and state.filters_hash == self._scope.filters_hash else None
+                origin = known or self._oldest(source, edge) or edge - timedelta(days=1)
+            self._origins[source], self._coverage[source] = origin, coverage
+            due = due_windows(
+                origin=origin, edge=edge, coverage=coverage, lookback=self._scope.lookback,
+                midnight_bound=self._reader.midnight_bound(source),
+            )  # fmt: skip
+            per_source.append([_Work(source, one) for one in due])
+        longest = max(map(len, per_source), default=0)
+        return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
+
+    def _oldest(self, source: str, edge: datetime) -> datetime | None:
+        oldest = self._reader.oldest(source, edge)
+        return None if oldest is None else min(oldest, edge - timedelta(days=1))
+
+    # Reading, in threads
+
+    def _read_and_store(self, works: list[_Work]) -> None:
+        deliveries: queue.Queue[_Delivery] = queue.Queue(_PAGES_WAITING)
+        abandon = threading.Event()
+
+        def deliver(delivery: _Delivery) -> bool:
+            while not abandon.is_set():
+                try:
+                    deliveries.put(delivery, timeout=_POLL_S)
+                except queue.Full:
+                    continue
+                return True
+            return False
+
+        def read(work: _Work) -> None:
+            error: Exception | None = None
+            try:
+                for page in self._reader.read(work.source, work.due.window):
+                    if not deliver(_Delivery(work, page)):
+                        return
+            except Exception as raised:  # noqa: BLE001 - handed to the writer, which judges it
+                error = raised
+            deliver(_Delivery(work, error=error))
+
+        with ThreadPoolExecutor(self._scope.concurrency, thread_name_prefix="reader") as pool:
+            try:
+                for work in works:
+                    pool.submit(read, work)
+                while self._done < len(works):
+                    if self._stop.is_set():
+                        raise ShutdownRequested("stopped on request")
+                    try:
+                        delivery = deliveries.get(timeout=_POLL_S)
+                    except queue.Empty:
+                        continue
+                    self._take(delivery)
+            finally:
+                abandon.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    # Writing, here alone
+
+    def _take(self, delivery: _Delivery) -> None:
+        work, page, error = delivery
+        if page is not None:
+            try:
+                self._store(work, page)
+            except RowError as row_error:
+                error = row_error
+        if page is None or error is not None:
+            self._end(work, error)
+        if self._on_progress is not None:
+            self._on_progress(self._report, self._done, self._planned)
+
+    def _store(self, work: _Work, page: Page) -> None:
+        scope = self._scope
+        rows = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
+        table = SHAPES[page.kind].table
+        touched = trace_ids(rows, table)
+        with writing(self._engine) as conn:
+            lease.renew(conn, self._owner)
+            written = upsert(conn, table, rows, scope.now)
+            if touched:
+                refresh_trace_metrics(conn, scope.project_id, touched, scope.now)
+            work.stored += written.stored
+            work.changed += written.changed
+            for segment in page.closes:
+                self._close(conn, work, segment)
+            self._note_requests(conn, len(rows), written.changed)
+        stream = self._report.stream(work.source)
+        stream.rows_read += len(rows)
+        stream.rows_written += written.changed
+
+    def _close(self, conn: Connection, work: _Work, segment: Segment) -> None:
+        self._record(conn, work, segment)
+        work.closed.append(segment.window)
+        work.stored = work.changed = 0
+        if segment.proof in ledger.COVERING:
+            self._coverage[work.source] = merge([*self._coverage[work.source], segment.window])
+        self._save_state(conn, work.source)
+
+    def _end(self, work: _Work, error: Exception | None) -> None:
+        """A window's last delivery: whatever of it was not closed has failed."""
+        self._done += 1
+        if isinstance(error, ShutdownRequested):
+            raise error
+        left = subtract(work.due.window, work.closed)
+        if error is not None and not isinstance(error, ApiError | RowError):
+            raise error
+        if left:
+            reason = str(error) if error else "the reader ended before the window did"
+            with writing(self._engine) as conn:
+                lease.renew(conn, self._owner)
+                for window in left:
+                    self._record(conn, work, Segment(window, "failed", None, 0, 0), reason)
+        if isinstance(error, AuthError):
+            raise error
+
+    def _record(self, conn: Connection, work: _Work, segment: Segment, reason: str | None = None) -> None:
+        stream = self._report.stream(work.source)
+        stream.windows += 1
+        if segment.proof not in ("counted", "walked"):
+            stream.failed_windows += 1
+            self._report.fail(f"{work.source} {segment.window}: {reason or segment.proof}")
+        ledger.record_window(
+            conn,
+            ledger.WindowRecord(
+                project_id=self._scope.project_id, stream=work.source, filters_hash=self._scope.filters_hash,
+                window=segment.window, tier=work.due.tier, api=self._reader.api, proof=segment.proof,
+                promised=segment.promised, read=segment.read, stored=min(work.stored, segment.read),
+                changed=work.changed, requests=segment.requests, run_id=self._run_id, error=reason,
+            ),
+            self._scope.now,
+        )  # fmt: skip
+        log.info(
+            "window %s %s: %s, %d rows, %d changed, %d requests",
+            work.source, segment.window, segment.proof, segment.read, work.changed, segment.requests,
+        )  # fmt: skip
+
+    def _save_state(self, conn: Connection, source: str) -> None:
+        mark = watermark(self._origins[source], self._coverage[source])
+        self._report.stream(source).watermark = mark
+        state = ledger.StreamState(self._reader.api, self._origins[source], mark, self._scope.filters_hash)
+        ledger.save_stream_state(conn, self._scope.project_id, source, state)
+
+    def _note_requests(self, conn: Connection, rows_read: int, rows_written: int) -> None:
+        sent = self._requests_sent()
+        ledger.add_to_run(
+            conn, self._run_id, rows_read=rows_read, rows_written=rows_written, requests=sent - self._requests_noted
+        )
+        self._requests_noted = sent
