@@ -1,20 +1,27 @@
-"""The `filter` language of `GET /traces`: a list of conditions `{type, column, operator, value[, key]}`, ANDed.
+"""Which traces are copied: the `filters` setting, and in it the `filter` language of `GET /traces`.
 
-Checked before any request is sent, because a bad condition costs a request of the rate limit and answers 400.
-Pure: no I/O, no settings. Source: langfuse `interfaces/filters.ts`, `tableMappings/mapTracesTable.ts` and
+Checked before any request is sent, because a bad filter costs a request of the rate limit and answers 400, and an
+unknown parameter is ignored by the server without a word. A filter in that language is a list of conditions
+`{type, column, operator, value[, key]}`, all of which must hold. Pure.
+
+Source of the tables: langfuse `interfaces/filters.ts`, `tableMappings/mapTracesTable.ts` and
 `clickhouse-sql/filterTypeCompatibility.ts`.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
-import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from etl.values import SeveralError, near, shown
+
 _TEXT_OPERATORS = ("=", "contains", "does not contain", "starts with", "ends with")
 _NUMBER_OPERATORS = ("=", ">", "<", ">=", "<=")
+
+_LIST_FILTERS = ("environment", "tags")
+FILTERS = ("environment", "name", "userId", "sessionId", "tags", "version", "release", "filter")
+_ENGINE_SET = ("fields", "fromTimestamp", "toTimestamp", "limit", "orderBy", "page")
 
 # type -> operators
 OPERATORS: dict[str, tuple[str, ...]] = {
@@ -53,6 +60,51 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 }
 
 
+def read_filters(value: object) -> dict[str, Any]:
+    """The `filters` setting: parameters of `GET /traces` that select traces.
+
+    Returns:
+        The same, with `environment` and `tags` always as lists; `filter` is a list, the others are text.
+    Raises:
+        ValueError: It is not a mapping.
+        SeveralError: One line for every filter that is unknown, set by the engine, or has a wrong value.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ValueError(f"must be a mapping such as {{environment: [production]}}, not {shown(value)}")
+    lines: list[str] = []
+    found: dict[str, Any] = {}
+    for name, given in value.items():
+        if name in _ENGINE_SET:
+            lines.append(f".{name}: is set by the engine itself; allowed: {', '.join(FILTERS)}")
+        elif name not in FILTERS:
+            lines.append(f".{name}: unknown filter{near(name, FILTERS)}; allowed: {', '.join(FILTERS)}")
+        elif name == "filter":
+            lines += [f".filter{line}" for line in validate_filter(given)]
+            found[name] = given
+        elif name in _LIST_FILTERS:
+            found[name] = [given] if isinstance(given, str) else given
+            if not isinstance(found[name], list) or not found[name]:
+                lines.append(f".{name}: must be a list of texts such as [production], not {shown(given)}")
+            elif not all(isinstance(one, str) and one for one in found[name]):
+                lines.append(f".{name}: must hold texts only, and none of them empty (put numbers in quotes)")
+        else:
+            found[name] = given
+            if not isinstance(given, str):
+                lines.append(f".{name}: must be text, not {shown(given)}; put it in quotes if it is meant")
+    if not lines:
+        # Langfuse drops a simple parameter if a condition names its column.
+        lines = [
+            f".{column}: is ignored by Langfuse because .filter[{index}] is about the same column; keep one of them"
+            for index, condition in enumerate(found.get("filter", ()))
+            if (column := condition["column"]) in found
+        ]
+    if lines:
+        raise SeveralError(lines)
+    return found
+
+
 def validate_filter(conditions: object) -> list[str]:
     """What is wrong with a filter for the traces API.
 
@@ -74,7 +126,7 @@ def _condition_problems(condition: object) -> list[str]:
     if not isinstance(condition, Mapping):
         return [": must be a mapping with type, column, operator and value"]
     problems = [
-        f".{name}: unknown{_near(name, _PARTS)}; a condition has {', '.join(_PARTS)}"
+        f".{name}: unknown{near(name, _PARTS)}; a condition has {', '.join(_PARTS)}"
         for name in condition
         if name not in _PARTS
     ]
@@ -102,7 +154,7 @@ def _column_problems(condition: Mapping[Any, Any]) -> list[str]:
     if not isinstance(column, str) or column not in COLUMNS:
         return [f".column: {_given(condition, 'column', COLUMNS)}"]
     if isinstance(kind, str) and kind in OPERATORS and kind not in COLUMNS[column]:
-        return [f".type: {kind!r} does not fit the column {column}; allowed: {', '.join(COLUMNS[column])}"]
+        return [f".type: {shown(kind)} does not fit the column {column}; allowed: {', '.join(COLUMNS[column])}"]
     return []
 
 
@@ -124,7 +176,9 @@ def _value_problem(kind: str, operator: object, value: object) -> str | None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) or isinstance(value, float) and math.isfinite(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _given(condition: Mapping[Any, Any], part: str, allowed: Iterable[str], context: str = "") -> str:
@@ -133,9 +187,4 @@ def _given(condition: Mapping[Any, Any], part: str, allowed: Iterable[str], cont
     if part not in condition:
         return f"missing; allowed{context}: {', '.join(names)}"
     value = condition[part]
-    return f"{reprlib.repr(value)} is not known{context}{_near(value, names)}; allowed: {', '.join(names)}"
-
-
-def _near(value: object, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(value, list(names), n=1) if isinstance(value, str) else []
-    return f", did you mean {near[0]!r}?" if near else ""
+    return f"{shown(value)} is not known{context}{near(value, names)}; allowed: {', '.join(names)}"

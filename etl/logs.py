@@ -9,7 +9,7 @@ import json as jsonlib
 import logging
 import re
 import sys
-import time
+from datetime import UTC, datetime
 
 from etl.errors import ConfigError
 
@@ -25,10 +25,10 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b([ps]k-lf-)[\w-]+"), rf"\1{_HIDDEN}"),
     # "Authorization: Basic x", and the same as a Python or JSON mapping, of str or bytes.
     (
-        re.compile(r"(authorization)(b?['\"]?\s*[:=]\s*b?['\"]?)(?:(?:basic|bearer)\s+)?[^\s'\",}]+", re.IGNORECASE),
-        rf"\1\2{_HIDDEN}",
+        re.compile(r"(authorization['\"]?\s*[:=]\s*(?:b?['\"])?)(?:(?:basic|bearer)\s+)?[^\s'\",}]+", re.IGNORECASE),
+        rf"\1{_HIDDEN}",
     ),
-    (re.compile(r"\b(basic|bearer)\s+[\w+/.=-]{6,}", re.IGNORECASE), rf"\1 {_HIDDEN}"),
+    (re.compile(r"\b(Basic|Bearer)\s+[\w+/.=-]{6,}"), rf"\1 {_HIDDEN}"),
     (re.compile(r"(://)[^\s/@'\"]*:[^\s'\"]*@"), rf"\1{_HIDDEN}@"),
     # SQLAlchemy quotes the values of a failed statement, and Postgres the values of a violated key.
     (re.compile(r"\[parameters: [^\n]*"), f"[parameters: {_HIDDEN}]"),
@@ -56,13 +56,18 @@ def redact(text: str) -> str:
     return text
 
 
+def _utc(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class _TextFormatter(logging.Formatter):
     """`2026-11-21T10:00:00Z INFO etl.pipeline message`; one line, except for a traceback."""
 
-    converter = time.gmtime
-
     def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802
+        return _utc(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the standard library's name
         return "\\n".join(super().formatMessage(record).splitlines())
@@ -74,11 +79,9 @@ class _TextFormatter(logging.Formatter):
 class _JsonFormatter(logging.Formatter):
     """One JSON object a line: `time`, `level`, `logger`, `message`, and `exception` if there is one."""
 
-    converter = time.gmtime
-
     def format(self, record: logging.LogRecord) -> str:
         line = {
-            "time": self.formatTime(record, "%Y-%m-%dT%H:%M:%SZ"),
+            "time": _utc(record),
             "level": record.levelname,
             "logger": record.name,
             "message": redact(record.getMessage()),

@@ -96,6 +96,7 @@ class Client:
     Args:
         base_url: The API root, as `config.normalise_base_url` gives it.
         public_key, secret_key: The key pair, for HTTP Basic.
+        key_names: What the key pair is called in messages, which never show a key itself.
         timeout_s: Longest silence of the server, in seconds.
         patience: For requests that do not say otherwise.
         connections: How many requests may be under way at once.
@@ -108,6 +109,7 @@ class Client:
         public_key: str,
         secret_key: str,
         *,
+        key_names: str,
         timeout_s: float,
         patience: Patience,
         connections: int = 4,
@@ -118,7 +120,7 @@ class Client:
         self.server_clock_ahead_s: float | None = None
         self._patience = patience
         self._timeout = (_CONNECT_TIMEOUT_S, timeout_s)
-        self._public_key = public_key
+        self._key_names = key_names
         # Not as text: requests would encode it as Latin-1.
         self._auth = HTTPBasicAuth(public_key.encode(), secret_key.encode())
         self._http = requests.Session()
@@ -275,15 +277,13 @@ class Client:
         raise RetriableApiError(f"GET {path}: status {status}", path=path, status=status)
 
     def _auth_advice(self, status: int) -> str:
-        shown = f"{self._public_key[:10]}…"
         if status == 401:
             return (
-                f"{self._host()} does not know the key pair with public key {shown} (401); make a key in Langfuse under"
-                " Settings > API Keys, and set LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, and LANGFUSE_BASE_URL to"
-                " the region the project is in"
+                f"{self._host()} does not know the key pair in {self._key_names} (401); make one in Langfuse under"
+                " project Settings > API Keys and set both, and set the base URL to the region the project is in"
             )
         return (
-            f"the key pair with public key {shown} may not read here (403); it must be a project key, made in Langfuse"
+            f"the key pair in {self._key_names} may not read here (403); it must be a project key, made in Langfuse"
             " under project Settings > API Keys"
         )
 

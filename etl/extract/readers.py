@@ -52,3 +52,6 @@ class Reader(Protocol):
 
     def read(self, source: str, window: Window) -> Iterator[Page]:
         """All rows of `window`, in pages; together the closed segments are the window."""
+
+    def session(self, session_id: str, before: datetime) -> Iterator[Page]:
+        """All that belongs to one session before a moment, in pages that close nothing."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import product
 from typing import Any
+from urllib.parse import quote
 
 from etl.errors import ApiGoneError, NotFoundError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
@@ -40,6 +41,7 @@ class ListEndpoint:
     bounds: tuple[str, str] = ("fromTimestamp", "toTimestamp")
     descending: bool = True
     totals_trusted: bool = False
+    orders_by_id: bool = False
     fixed: tuple[tuple[str, str], ...] = ()
     parts: tuple[Mapping[str, str], ...] = ()
 
@@ -49,7 +51,7 @@ def _parts(**values: Sequence[str]) -> tuple[Mapping[str, str], ...]:
 
 
 TRACES = ListEndpoint(
-    "/traces", Kind.TRACE, "timestamp", descending=False, totals_trusted=True,
+    "/traces", Kind.TRACE, "timestamp", descending=False, totals_trusted=True, orders_by_id=True,
     fixed=(("fields", "core,io"), ("orderBy", "timestamp.asc")),
 )  # fmt: skip
 OBSERVATIONS = ListEndpoint(
@@ -112,6 +114,22 @@ class TracesReader:
             else:
                 return
 
+    def session(self, session_id: str, before: datetime) -> Iterator[Page]:
+        # With a session filter, totals count superseded versions, too (recorded in `total_items_overcount`).
+        listed = replace(TRACES, fixed=(*TRACES.fixed, ("sessionId", session_id)), totals_trusted=False)
+        for page in self._read_list(listed, Window(EPOCH, before)):
+            yield page._replace(closes=())
+            for item in page.items:
+                yield from self._children(str(item["id"]))
+
+    def _children(self, trace_id: str) -> Iterator[Page]:
+        """Observations and scores of a trace, as its document holds them."""
+        answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
+        yield Page(Kind.OBSERVATION, _objects(answer, "observations"), answer.plain)
+        # The document leaves out two fields that are null for every score of a trace.
+        scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
+        yield Page(Kind.SCORE_LEGACY, scores, answer.plain)
+
     def _newest(self, source: str, window: Window) -> datetime | None:
         """The newest row of `window`, by any list that is ordered from newest to oldest."""
         if source == "scores" and self._scores[0] is None:
@@ -173,14 +191,14 @@ class TracesReader:
                 raise error
         if walk.shrink() if error.timed_out else walk.shrink_limit():
             return
-        if endpoint is not TRACES:
+        if not endpoint.orders_by_id:
             raise error
         walk.split_millisecond()
 
     def _read_millisecond(self, endpoint: ListEndpoint, walk: SeekWalk, ask: Ask) -> _Millisecond:
         """All rows of one millisecond that has more of them than fit a page, or a row that cannot be sent."""
-        if endpoint is TRACES:
-            return (yield from self._read_traces_by_id(walk, ask))
+        if endpoint.orders_by_id:
+            return (yield from self._read_by_id(endpoint, walk, ask))
         keys: set[Any] = set()
         whole = bool(endpoint.parts)
         for part in endpoint.parts:
@@ -191,7 +209,7 @@ class TracesReader:
             whole = whole and total_items(answer.value["meta"], endpoint.path) <= len(items)
         return walk.receive_millisecond(keys, whole=whole), len(endpoint.parts)
 
-    def _read_traces_by_id(self, walk: SeekWalk, ask: Ask) -> _Millisecond:
+    def _read_by_id(self, endpoint: ListEndpoint, walk: SeekWalk, ask: Ask) -> _Millisecond:
         """`orderBy=id.asc` is a total order, so pages inside one millisecond lose nothing."""
         keys: set[Any] = set()
         limit, page, requests, partial = ask.limit, 1, 0, False
@@ -200,20 +218,22 @@ class TracesReader:
             kind = Kind.TRACE
             requests += 1
             try:
-                answer = self._list(TRACES, _window(ask.span), limit, params)
+                answer = self._list(endpoint, _window(ask.span), limit, params)
             except TooMuchError:
                 if limit > 1:
                     limit, page = max(1, limit // 2), 1
                     continue
-                answer = self._list(TRACES, _window(ask.span), limit, params | {"fields": "core"})
+                answer = self._list(endpoint, _window(ask.span), limit, params | {"fields": "core"})
                 kind, partial = Kind.TRACE_CORE, True
                 log.warning("trace %s cannot be sent by the server; stored without contents", _ids(answer))
             items = answer.value["data"]
             yield Page(kind, items, answer.plain)
-            keys.update(_entry(TRACES, item).key for item in items)
-            total = total_items(answer.value["meta"], TRACES.path)
+            keys.update(_entry(endpoint, item).key for item in items)
+            total = total_items(answer.value["meta"], endpoint.path)
             if page * limit >= total or not items:
-                return walk.receive_millisecond(keys, whole=len(keys) == total, partial=partial), requests
+                return walk.receive_millisecond(
+                    keys, whole=len(keys) == total or not endpoint.totals_trusted, partial=partial
+                ), requests
             page += 1
 
     def _list(
@@ -275,6 +295,13 @@ def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:
         Segment(_window(s.span), s.proof, s.promised, s.read, requests if index == 0 else 0)
         for index, s in enumerate(segments)
     ]
+
+
+def _objects(answer: Answer, name: str) -> list[dict[str, Any]]:
+    objects = answer.value.get(name)
+    if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
+        raise UnexpectedAnswerError(f"GET /traces/…: a trace without its {name}", path="/traces/{id}", status=200)
+    return objects
 
 
 def _ids(answer: Answer) -> str:

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from etl.intervals import Window, merge
-from etl.load.tables import projects, sync_runs, sync_state, sync_windows
+from etl.load.tables import ROW_TABLES, TIME_COLUMNS, projects, sync_runs, sync_state, sync_windows
+from etl.load.types import instant_text
 from etl.load.upsert import insert_or_update
 
 Proof = Literal["counted", "walked", "doubtful", "partial", "failed"]
@@ -22,8 +23,8 @@ RunStatus = Literal["running", "ok", "failed", "interrupted"]
 class WindowRecord:
     """One row of `sync_windows`.
 
-    `promised` is the server's total (None if it gives none), `read` the distinct rows it sent, `stored` those of them
-    that are in the database now, `changed` those that were new or different.
+    `promised` is the server's total (None if it gives none), `read` the distinct rows it sent, `changed` those of
+    them that were new or different. The fourth number, `stored`, is counted in the table when the row is written.
     """
 
     project_id: str
@@ -35,7 +36,6 @@ class WindowRecord:
     proof: Proof
     promised: int | None
     read: int
-    stored: int
     changed: int
     requests: int
     run_id: int
@@ -114,23 +114,31 @@ def interrupt_runs_of_others(conn: Connection, owner: str, now: datetime) -> Non
     )
 
 
-def last_run(conn: Connection, project_id: str) -> Row[tuple[object, ...]] | None:
-    """The newest run of a project, or None."""
-    query = select(sync_runs).where(sync_runs.c.project_id == project_id).order_by(sync_runs.c.id.desc()).limit(1)
-    return conn.execute(query).first()
-
-
 def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None:
     """Adds a ledger row."""
     conn.execute(
         insert(sync_windows).values(
             project_id=record.project_id, stream=record.stream, filters_hash=record.filters_hash,
             window_start=record.window.start, window_end=record.window.end, tier=record.tier, api=record.api,
-            proof=record.proof, promised=record.promised, read=record.read, stored=record.stored,
+            proof=record.proof, promised=record.promised, read=record.read, stored=_stored(conn, record),
             changed=record.changed, deleted=0, requests=record.requests, run_id=record.run_id, finished_at=now,
             error=record.error,
         )
     )  # fmt: skip
+
+
+def _stored(conn: Connection, record: WindowRecord) -> int:
+    """How many rows of the window the table holds, leaving out those marked as deleted."""
+    table, time = ROW_TABLES[record.stream], TIME_COLUMNS[record.stream]
+    count: int = conn.execute(
+        select(func.count()).where(
+            table.c.project_id == record.project_id,
+            time >= instant_text(record.window.start),
+            time < instant_text(record.window.end),
+            table.c.deleted_at.is_(None),
+        )
+    ).scalar_one()
+    return count
 
 
 def coverage(conn: Connection, project_id: str, stream: str, filters_hash: str) -> list[Window]:
@@ -158,8 +166,3 @@ def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:
 def save_stream_state(conn: Connection, project_id: str, stream: str, state: StreamState) -> None:
     """Writes where a stream stands, in the transaction that made it so."""
     insert_or_update(conn, sync_state, {"project_id": project_id, "stream": stream, **state._asdict()})
-
-
-def server_time_seen(conn: Connection) -> datetime | None:
-    """The newest moment that any window reaches; the clock cannot be before it."""
-    return conn.execute(select(func.max(sync_windows.c.window_end)).where(sync_windows.c.proof.in_(COVERING))).scalar()

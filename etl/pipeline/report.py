@@ -30,13 +30,14 @@ class StreamReport:
 
 @dataclass
 class RunReport:
-    """One run of one project; `error` is the first reason why it is not `ok`."""
+    """One run of one project; `error` is the first reason why it is not `ok`, `exit_code` how a command ends."""
 
     project: str
     status: Literal["ok", "failed", "interrupted"] = "ok"
     requests: int = 0
     seconds: float = 0.0
     error: str | None = None
+    exit_code: int = 0
     streams: dict[str, StreamReport] = field(default_factory=dict)
 
     def stream(self, name: str) -> StreamReport:
@@ -46,6 +47,7 @@ class RunReport:
     def fail(self, reason: str) -> None:
         """Notes that the run is not complete; the first reason is kept."""
         self.status = "failed"
+        self.exit_code = self.exit_code or 1
         self.error = self.error or reason
 
     def total(self, count: str) -> int:

@@ -22,12 +22,10 @@ from etl.errors import ApiError, AuthError, EtlError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment
 from etl.intervals import Window, merge, subtract
 from etl.load import lease, ledger
-from etl.load.derived import refresh_trace_metrics
 from etl.load.engine import reading, writing
-from etl.load.upsert import upsert
 from etl.pipeline.plan import Due, due_windows, newest_readable, watermark
 from etl.pipeline.report import RunReport
-from etl.transform.pages import SHAPES, rows_of, trace_ids
+from etl.pipeline.store import store_page
 from etl.transform.rows import RowError
 
 log = logging.getLogger(__name__)
@@ -73,7 +71,6 @@ class _Work:
     source: str
     due: Due
     closed: list[Window] = field(default_factory=list)
-    stored: int = 0
     changed: int = 0
 
 
@@ -137,7 +134,7 @@ class _Run:
             self._planned = len(works)
             self._read_and_store(works)
         except ShutdownRequested:
-            self._report.status = "interrupted"
+            self._report.status, self._report.exit_code = "interrupted", ShutdownRequested.exit_code
         except EtlError as error:
             self._report.fail(str(error))
             raise
@@ -247,27 +244,21 @@ class _Run:
 
     def _store(self, work: _Work, page: Page) -> None:
         scope = self._scope
-        rows = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
-        table = SHAPES[page.kind].table
-        touched = trace_ids(rows, table)
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
-            written = upsert(conn, table, rows, scope.now)
-            if touched:
-                refresh_trace_metrics(conn, scope.project_id, touched, scope.now)
-            work.stored += written.stored
+            written = store_page(conn, page, project_id=scope.project_id, contents=scope.contents, now=scope.now)
             work.changed += written.changed
             for segment in page.closes:
                 self._close(conn, work, segment)
-            self._note_requests(conn, len(rows), written.changed)
+            self._note_requests(conn, len(page.items), written.changed)
         stream = self._report.stream(work.source)
-        stream.rows_read += len(rows)
+        stream.rows_read += len(page.items)
         stream.rows_written += written.changed
 
     def _close(self, conn: Connection, work: _Work, segment: Segment) -> None:
         self._record(conn, work, segment)
         work.closed.append(segment.window)
-        work.stored = work.changed = 0
+        work.changed = 0
         if segment.proof in ledger.COVERING:
             self._coverage[work.source] = merge([*self._coverage[work.source], segment.window])
         self._save_state(conn, work.source)
@@ -295,16 +286,22 @@ class _Run:
         if segment.proof not in ("counted", "walked"):
             stream.failed_windows += 1
             self._report.fail(f"{work.source} {segment.window}: {reason or segment.proof}")
-        ledger.record_window(
-            conn,
-            ledger.WindowRecord(
-                project_id=self._scope.project_id, stream=work.source, filters_hash=self._scope.filters_hash,
-                window=segment.window, tier=work.due.tier, api=self._reader.api, proof=segment.proof,
-                promised=segment.promised, read=segment.read, stored=min(work.stored, segment.read),
-                changed=work.changed, requests=segment.requests, run_id=self._run_id, error=reason,
-            ),
-            self._scope.now,
-        )  # fmt: skip
+        record = ledger.WindowRecord(
+            project_id=self._scope.project_id,
+            stream=work.source,
+            filters_hash=self._scope.filters_hash,
+            window=segment.window,
+            tier=work.due.tier,
+            api=self._reader.api,
+            proof=segment.proof,
+            promised=segment.promised,
+            read=segment.read,
+            changed=work.changed,
+            requests=segment.requests,
+            run_id=self._run_id,
+            error=reason,
+        )
+        ledger.record_window(conn, record, self._scope.now)
         log.info(
             "window %s %s: %s, %d rows, %d changed, %d requests",
             work.source, segment.window, segment.proof, segment.read, work.changed, segment.requests,

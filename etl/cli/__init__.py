@@ -1,0 +1,5 @@
+"""Commands and what they print; no logic of its own."""
+
+from etl.cli.app import main
+
+__all__ = ["main"]

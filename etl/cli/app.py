@@ -1,0 +1,184 @@
+"""The commands of `langfuse-etl`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from etl import __version__
+from etl.cli import views
+from etl.cli.context import choose_settings_file, engine_of, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.demo import demo
+from etl.cli.export import export_command
+from etl.cli.output import people, print_json, progress_bar, say, say_error
+from etl.errors import EtlError
+from etl.load.migrate import current_revision, head_revision
+from etl.logs import configure_logging, redact
+from etl.service.check import run_checks
+from etl.service.lease import write_lease
+from etl.service.status import status_report
+from etl.service.sync import choose_projects, sync_projects
+from etl.settings import STREAMS
+
+app = typer.Typer(
+    name="langfuse-etl",
+    help="Your Langfuse data in a database you own: complete, current, provably so.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+db = typer.Typer(help="Show or upgrade the revision of the database.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(db, name="db")
+app.add_typer(demo, name="demo")
+app.command("export")(export_command)
+
+
+def main() -> None:
+    """Entry point: expected failures are one line on stderr and an exit code, never a traceback."""
+    try:
+        # Without its standalone mode, click returns the code of a `typer.Exit`.
+        sys.exit(app(prog_name="langfuse-etl", standalone_mode=False))
+    except (typer.Abort, KeyboardInterrupt):
+        say_error("interrupted")
+        sys.exit(130)
+    except EtlError as error:
+        _fail(str(error), error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's own errors: a wrong option, a missing argument
+        if usage is not None:
+            say_error(f"{usage()} (see `langfuse-etl --help`)")
+            sys.exit(2)
+        logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
+        # Where it happened, without the message: that may hold data.
+        people.print(redact("".join(traceback.format_tb(error.__traceback__))), style="dim")
+        _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
+
+
+def _fail(message: str, exit_code: int) -> None:
+    if "--json" in sys.argv:
+        print_json({"status": "failed", "error": redact(message)})
+    say_error(message)
+    sys.exit(exit_code)
+
+
+@app.callback()
+def common(
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="PATH", help="Settings file; default ./config.yaml if present.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR, on stderr.")] = "WARNING",
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=lambda on: _print_version(on))
+    ] = False,
+) -> None:
+    """Your Langfuse data in a database you own: complete, current, provably so.
+
+    Try it without an account: langfuse-etl demo
+    """
+    choose_settings_file(config)
+    configure_logging(log_level.upper(), log_json)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"langfuse-etl {__version__}\n")
+        raise typer.Exit
+
+
+@app.command()
+def check(as_json: json_option = False) -> None:
+    """Check configuration, database, keys, server and clocks; change nothing.
+
+    Example: langfuse-etl check
+    """
+    checks = run_checks(settings)
+    if as_json:
+        print_json(views.checks_document(checks))
+    else:
+        views.print_checks(checks)
+    _exit_with(next((one.exit_code for one in checks if not one.ok), 0))
+
+
+@app.command("sync")
+def sync_command(
+    project: Annotated[
+        list[str] | None, typer.Option(help="Only this project of the configuration; repeatable.")
+    ] = None,
+    stream: Annotated[
+        list[str] | None, typer.Option(help=f"Only this stream ({', '.join(STREAMS)}); repeatable.")
+    ] = None,
+    as_json: json_option = False,
+) -> None:
+    """Copy what is new, late or missing, once.
+
+    Example: langfuse-etl sync --project default --stream traces
+    """
+    unknown = sorted(set(stream or ()) - set(STREAMS))
+    if unknown:
+        raise typer.BadParameter(f"unknown stream {', '.join(unknown)}; allowed: {', '.join(STREAMS)}")
+    config = settings()
+    chosen = choose_projects(config, project or [])
+    engine = upgraded_engine(config)
+    stop = threading.Event()
+    with stop_on_signals(stop), write_lease(engine) as owner, progress_bar(not as_json) as on_progress:
+        reports = sync_projects(
+            config, engine, owner, projects=chosen, streams=stream or [], trigger="sync", stop=stop,
+            on_progress=on_progress,
+        )  # fmt: skip
+    if as_json:
+        print_json(views.sync_document(reports))
+    else:
+        views.print_sync(reports)
+    _exit_with(next((report.exit_code for report in reports if report.exit_code), 0))
+
+
+@app.command()
+def status(as_json: json_option = False) -> None:
+    """Show how far every project and stream is, and whether anything is missing.
+
+    Example: langfuse-etl status --json
+    """
+    document = status_report(settings(require_projects=False))
+    if as_json:
+        print_json(document)
+    else:
+        views.print_status(document)
+
+
+@db.command("upgrade")
+def db_upgrade() -> None:
+    """Create the tables, or bring them to this version's revision. SQLite files are copied before.
+
+    Example: langfuse-etl db upgrade
+    """
+    upgraded_engine(settings(require_projects=False))
+    say(f"the database has revision {head_revision()}")
+
+
+@db.command("current")
+def db_current(as_json: json_option = False) -> None:
+    """Print the revision of the database, and the one this version needs.
+
+    Example: langfuse-etl db current
+    """
+    revision = current_revision(engine_of(settings(require_projects=False)))
+    if as_json:
+        print_json({"revision": revision, "head": head_revision()})
+    else:
+        sys.stdout.write(f"{revision or 'none'} (this version: {head_revision()})\n")
+
+
+def _exit_with(code: int) -> None:
+    if code:
+        raise typer.Exit(code)

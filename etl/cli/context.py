@@ -1,0 +1,72 @@
+"""What every command needs: settings, the database, and an orderly end on a signal."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from sqlalchemy import Engine
+
+from etl.cli.output import say
+from etl.config import Config, load_config
+from etl.load.engine import open_engine
+from etl.load.migrate import head_revision, upgrade
+
+json_option = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+_chosen: dict[str, Path | None] = {"config": None}
+
+
+def choose_settings_file(path: Path | None) -> None:
+    """Notes `--config` for the command that follows."""
+    _chosen["config"] = path
+
+
+def settings(*, require_projects: bool = True, overrides: Mapping[str, Any] | None = None) -> Config:
+    """The settings of this command; see `config.load_config`.
+
+    Raises:
+        ConfigError: With every mistake.
+    """
+    return load_config(_chosen["config"], require_projects=require_projects, overrides=overrides)
+
+
+def engine_of(config: Config) -> Engine:
+    """The database of the settings, as it is."""
+    return open_engine(config.database.url, config.database.schema_)
+
+
+def upgraded_engine(config: Config) -> Engine:
+    """The database of the settings, made or brought to this version's revision.
+
+    Raises:
+        DatabaseRefusedError: It is not ours, or newer than this version.
+    """
+    engine = engine_of(config)
+    copy = upgrade(engine)
+    if copy is not None:
+        say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
+    return engine
+
+
+@contextmanager
+def stop_on_signals(stop: threading.Event) -> Iterator[None]:
+    """The first SIGINT or SIGTERM sets `stop`, so that the page at hand is stored; the second ends at once."""
+
+    def on_signal(*_: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+        say("stopping after the page at hand; once more to stop at once")
+
+    before = {name: signal.signal(name, on_signal) for name in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)

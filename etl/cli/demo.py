@@ -1,0 +1,145 @@
+"""`langfuse-etl demo`: the whole way, with a mock server and recorded data; no account needed."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from etl.cli import views
+from etl.cli.output import print_table, progress_bar, say
+from etl.config import Config, Database, Export, Project
+from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate, load_corpus
+from etl.errors import ConfigError
+from etl.export import Options, Selection, export_sessions
+from etl.load.engine import open_engine, reading
+from etl.load.migrate import upgrade
+from etl.service.lease import write_lease
+from etl.service.sync import sync_projects
+
+demo = typer.Typer(
+    help="Try everything against a mock Langfuse with recorded data; no account needed.", rich_markup_mode=None
+)
+
+SESSION = "test_cases_alpha_20250806185514"
+# A moment after the last row of the recorded data, wherever the clock of this machine stands.
+_DATA_ENDS = datetime(2026, 11, 22, tzinfo=UTC)
+_QUERIES = {
+    "Usage per day and model (daily_usage)": (
+        "SELECT day, model, calls, total_tokens, round(total_cost, 4) AS cost_usd FROM daily_usage"
+        " ORDER BY day DESC, total_cost DESC LIMIT 5"
+    ),
+    "Sessions with the most traces (session_summary)": (
+        "SELECT session_id, traces, observations, errors, total_tokens, round(total_cost, 4) AS cost_usd"
+        " FROM session_summary ORDER BY traces DESC, session_id LIMIT 5"
+    ),
+    "What was read, and how far (sync_coverage)": (
+        "SELECT stream, range_start, range_end, state FROM sync_coverage ORDER BY stream"
+    ),
+}
+_MARK = ".langfuse-etl-demo"
+
+
+@demo.callback(invoke_without_command=True)
+def run_demo(
+    context: typer.Context,
+    api: Annotated[str, typer.Option(help="Generation of the mock server: v3 or v4.")] = "v3",
+    directory: Annotated[Path, typer.Option(help="Folder for the database and the files.")] = Path("langfuse-demo"),
+) -> None:
+    """Start a mock Langfuse, sync it into a fresh SQLite file, export a session, ask three questions.
+
+    Example: langfuse-etl demo --api v3
+    """
+    if context.invoked_subcommand is not None:
+        return
+    if api not in ("v3", "v4"):
+        raise typer.BadParameter("--api: allowed are v3, v4")
+    _make_fresh(directory)
+    now = max(datetime.now(UTC), _DATA_ENDS)
+    with MockLangfuse(load_corpus(), api="v3" if api == "v3" else "v4", clock=lambda: now) as server:
+        say(f"1. A mock Langfuse ({api}) answers at {server.base_url}, with 1,200 recorded traces.")
+        config = _config(server.base_url, directory)
+        engine = open_engine(config.database.url, config.database.schema_)
+        upgrade(engine)
+        say(f"2. Syncing it into {directory / 'langfuse.db'}")
+        with write_lease(engine) as owner, progress_bar(True) as on_progress:
+            reports = sync_projects(
+                config, engine, owner, projects=config.projects, streams=(), trigger="demo",
+                stop=threading.Event(), on_progress=on_progress, now=lambda: now + timedelta(minutes=5),
+            )  # fmt: skip
+    views.print_sync(reports)
+    if any(report.exit_code for report in reports):
+        raise typer.Exit(1)
+    say(f"3. Exporting session {SESSION}")
+    (exported,) = export_sessions(engine, Selection(sessions=(SESSION,)), Options(directory=config.export.directory))
+    names = sorted(path.name for path in exported.directory.iterdir())
+    sys.stdout.write("".join(f"   {exported.directory / name}\n" for name in names[:5]))
+    sys.stdout.write(f"   ... {len(names)} files: one for each of {exported.traces} traces, and the manifest\n")
+    say("4. Three questions, answered by SQL")
+    with reading(engine) as conn:
+        for title, query in _QUERIES.items():
+            result = conn.execute(text(query))
+            print_table(title, list(result.keys()), [tuple(row) for row in result])
+    say(
+        f"Look around:   sqlite3 {directory / 'langfuse.db'}\n"
+        "Your own data: set LANGFUSE_BASE_URL, LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, then\n"
+        "               langfuse-etl check && langfuse-etl sync && langfuse-etl export SESSION"
+    )
+
+
+@demo.command("serve")
+def serve(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    api: Annotated[str, typer.Option(help="v3, v4, or dual (v4 with both generations).")] = "v3",
+    traces: Annotated[int, typer.Option(min=0, help="Generate so many traces; 0 serves the recorded data.")] = 0,
+) -> None:
+    """Only serve the mock Langfuse, and print its address and keys.
+
+    Example: langfuse-etl demo serve --port 8000
+    """
+    apis = {"v3": "v3", "v4": "v4", "dual": "dual"}
+    if api not in apis:
+        raise typer.BadParameter("--api: allowed are v3, v4, dual")
+    dataset: Dataset = generate(traces=traces) if traces else load_corpus()
+    try:
+        server = MockLangfuse(dataset, api=apis[api], port=port)  # type: ignore[arg-type]
+    except OSError as error:
+        raise ConfigError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from None
+    sys.stdout.write(
+        f"export LANGFUSE_BASE_URL={server.base_url}\n"
+        f"export LANGFUSE_PUBLIC_KEY={PUBLIC_KEY}\n"
+        f"export LANGFUSE_SECRET_KEY={SECRET_KEY}\n"
+    )
+    sys.stdout.flush()
+    say("serving until interrupted (Ctrl-C)")
+    server.serve_forever()
+
+
+def _config(base_url: str, directory: Path) -> Config:
+    project = Project(name="demo", base_url=base_url, public_key=PUBLIC_KEY, secret_key=SecretStr(SECRET_KEY))
+    return Config(
+        projects=(project,),
+        database=Database(url=f"sqlite:///{(directory / 'langfuse.db').absolute()}"),
+        export=Export(directory=directory / "result"),
+    )
+
+
+def _make_fresh(directory: Path) -> None:
+    """Empties the folder of an earlier demo; a folder that the demo did not make is left alone.
+
+    Raises:
+        ConfigError: The folder holds something else.
+    """
+    if directory.exists():
+        if not (directory / _MARK).is_file():
+            raise ConfigError(f"{directory} exists and was not made by the demo; choose another with --directory")
+        shutil.rmtree(directory)
+    directory.mkdir(parents=True)
+    (directory / _MARK).touch()

@@ -1,0 +1,166 @@
+"""`langfuse-etl export`."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+from etl.cli.context import engine_of, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.output import print_json, print_table, say
+from etl.config import Config
+from etl.errors import ExportError
+from etl.export import ExportedSession, Options, Selection, export_sessions, verify_directory, write_stream
+from etl.load.migrate import require_current
+from etl.service.lease import write_lease
+from etl.service.refresh import refresh_sessions
+from etl.values import parse_time
+
+_Choice = TypeVar("_Choice", bound=str)
+
+
+def export_command(
+    session: Annotated[list[str] | None, typer.Argument(metavar="[SESSION]...", help="Session ids.")] = None,
+    directory: Annotated[
+        Path | None, typer.Option("--directory", "-d", help="Where the session folders go; default export.directory.")
+    ] = None,
+    name_by: Annotated[str | None, typer.Option(help="Path in the trace that names its file.")] = None,
+    detail: Annotated[str, typer.Option(help="full: with observations and scores; row: with their ids.")] = "full",
+    file_format: Annotated[
+        str, typer.Option("--format", help="json: a file per trace; jsonl: one per session.")
+    ] = "json",
+    indent: Annotated[int, typer.Option(min=0, max=8, help="Spaces per level in JSON files.")] = 2,
+    trace: Annotated[list[str] | None, typer.Option(help="Only this trace id; repeatable.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(metavar="PATH=VALUE", help="Only traces with this value; repeatable.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Traces from this time on.")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Traces before this time.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every session.")] = False,
+    project: Annotated[str | None, typer.Option(help="Id or name of the Langfuse project.")] = None,
+    from_file: Annotated[
+        str | None, typer.Option("--from-file", metavar="FILE", help="Session ids, one a line; - for stdin.")
+    ] = None,
+    stdout: Annotated[bool, typer.Option("--stdout", help="Write JSON Lines to stdout instead of files.")] = False,
+    refresh: Annotated[bool, typer.Option("--refresh", help="Read the sessions from Langfuse first.")] = False,
+    verify: Annotated[
+        Path | None, typer.Option("--verify", metavar="DIR", help="Check a folder of exports against its manifests.")
+    ] = None,
+    as_json: json_option = False,
+) -> None:
+    """Write sessions to JSON files, one a trace, with a manifest.
+
+    Example: langfuse-etl export my-session --name-by metadata.message_id
+    """
+    if verify is not None:
+        _verify(verify, as_json)
+        return
+    sessions = tuple(dict.fromkeys([*(session or ()), *_listed(from_file)]))
+    selection = Selection(
+        sessions=sessions,
+        traces=tuple(trace or ()),
+        all=everything,
+        start=_time("--from", since),
+        end=_time("--to", until),
+        where=tuple(_condition(one) for one in where or ()),
+        project=project,
+    )
+    if not (sessions or trace or everything or since or until or where):
+        raise typer.BadParameter("name a session, or choose with --all, --trace, --from, --to or --where")
+    overrides = {"export.directory": None if directory is None else str(directory), "export.name_by": name_by}
+    config = settings(require_projects=refresh, overrides=overrides)
+    if refresh:
+        _refresh(config, sessions, project)
+    engine = engine_of(config)
+    require_current(engine)
+    options = Options(
+        directory=config.export.directory,
+        name_by=config.export.name_by,
+        detail=_choice("--detail", detail, "full", "row"),
+        format=_choice("--format", file_format, "json", "jsonl"),
+        indent=indent,
+    )
+    if stdout:
+        write_stream(engine, selection, options, sys.stdout.buffer)
+        return
+    exported = export_sessions(engine, selection, options)
+    if as_json:
+        print_json({"sessions": [_document(one) for one in exported]})
+    else:
+        _print(exported)
+
+
+def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> None:
+    if not sessions:
+        raise typer.BadParameter("--refresh needs the ids of the sessions to read")
+    stop = threading.Event()
+    engine = upgraded_engine(config)
+    with stop_on_signals(stop), write_lease(engine) as owner:
+        count = refresh_sessions(config, engine, owner, sessions=sessions, project=project, stop=stop)
+    say(f"read {count} objects from Langfuse")
+
+
+def _verify(directory: Path, as_json: bool) -> None:
+    problems = verify_directory(directory)
+    if as_json:
+        print_json({"directory": str(directory), "ok": not problems, "problems": problems})
+    if problems:
+        raise ExportError("\n".join(problems))
+    say(f"{directory}: every file is as its manifest says")
+
+
+def _listed(from_file: str | None) -> list[str]:
+    if from_file is None:
+        return []
+    try:
+        text = sys.stdin.read() if from_file == "-" else Path(from_file).read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(f"--from-file {from_file}: {error}") from None
+    return [line for line in text.splitlines() if line.strip()]
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    try:
+        return None if text is None else parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+
+
+def _condition(text: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path:
+        raise typer.BadParameter(f"--where {text}: write PATH=VALUE, such as metadata.message_id=17400353")
+    return path, value
+
+
+def _choice(option: str, text: str, *allowed: _Choice) -> _Choice:
+    for one in allowed:
+        if one == text:
+            return one
+    raise typer.BadParameter(f"{option} {text}: allowed are {', '.join(allowed)}")
+
+
+def _document(one: ExportedSession) -> dict[str, object]:
+    return {
+        "project_id": one.project_id,
+        "session_id": one.session_id,
+        "directory": str(one.directory),
+        "traces": one.traces,
+        "written": one.written,
+        "unchanged": one.unchanged,
+        "removed": one.removed,
+    }
+
+
+def _print(exported: list[ExportedSession]) -> None:
+    print_table(
+        "langfuse-etl export",
+        ("session", "folder", "traces", "written", "unchanged", "removed"),
+        [(s.session_id or "(none)", s.directory, s.traces, s.written, s.unchanged, s.removed) for s in exported],
+    )
+    size = sum(one.bytes for one in exported)
+    say(f"{len(exported)} session(s), {sum(one.traces for one in exported)} traces, {size:,} bytes")

@@ -1,0 +1,73 @@
+"""What commands print: data to stdout, everything said to people to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from etl.logs import redact
+from etl.pipeline.report import RunReport
+from etl.pipeline.run import Progress as OnProgress
+from etl.transform.jsontext import dumps_indented
+
+_WIDTH_OF_FILES = 200
+
+people = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    sys.stdout.buffer.write(f"{dumps_indented(document)}\n".encode())
+    sys.stdout.buffer.flush()
+
+
+def say(text: str) -> None:
+    """One line for people, on stderr."""
+    people.print(redact(text))
+
+
+def say_error(text: str) -> None:
+    """A failure, one line for each problem, on stderr."""
+    for line in text.splitlines() or [""]:
+        people.print(redact(f"error: {line}"), style="red")
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """A table on stdout, for people."""
+    table = Table(title=title, title_justify="left", highlight=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*("" if value is None else str(value) for value in row))
+    # In a pipe or a file nothing is folded to the width of a terminal that is not there.
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    Console(markup=False, highlight=False, width=width).print(table)
+
+
+@contextmanager
+def progress_bar(wanted: bool) -> Iterator[OnProgress | None]:
+    """A callback that moves a bar on a terminal; None elsewhere."""
+    if not wanted or not people.is_terminal:
+        yield None
+        return
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=people, transient=True) as progress:
+        task = progress.add_task("windows")
+
+        def move(report: RunReport, done: int, planned: int) -> None:
+            rows = report.total("rows_read")
+            progress.update(task, completed=done, total=planned, description=f"{report.project}: {rows:,} rows")
+
+        yield move

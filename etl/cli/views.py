@@ -1,0 +1,104 @@
+"""How reports look: as JSON documents, and as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from etl.cli.output import print_table, say, say_error
+from etl.pipeline.report import RunReport
+from etl.service.check import Check
+
+_COUNTS = ("rows_read", "rows_written", "windows", "failed_windows")
+
+
+def checks_document(checks: Sequence[Check]) -> dict[str, Any]:
+    """`{ok, checks: [{name, ok, message, fix}]}`."""
+    return {
+        "ok": all(one.ok for one in checks),
+        "checks": [{"name": one.name, "ok": one.ok, "message": one.message, "fix": one.fix} for one in checks],
+    }
+
+
+def print_checks(checks: Sequence[Check]) -> None:
+    """One row a finding."""
+    print_table(
+        "langfuse-etl check",
+        ("check", "", "finding"),
+        [
+            (one.name, "ok" if one.ok else "FAILED", one.message if one.ok else f"{one.message}\n-> {one.fix}")
+            for one in checks
+        ],
+    )
+
+
+def sync_document(reports: Sequence[RunReport]) -> dict[str, Any]:
+    """The counts of all projects together, and `projects` with those of each."""
+    return _document(reports) | {
+        "projects": [{"name": report.project, **_document([report]), "error": report.error} for report in reports]
+    }
+
+
+def print_sync(reports: Sequence[RunReport]) -> None:
+    """One row a stream; the reason of a failure on stderr."""
+    rows = [
+        (report.project, name, *(document[count] for count in _COUNTS), document["watermark"])
+        for report in reports
+        for name, document in _streams([report]).items()
+    ]
+    if rows:
+        print_table(
+            "langfuse-etl sync", ("project", "stream", "read", "written", "windows", "unproven", "watermark"), rows
+        )
+    for report in reports:
+        summary = f"{report.project}: {report.status}, {report.requests} requests, {report.seconds:.1f} s"
+        if report.error is None:
+            say(summary)
+        else:
+            say_error(f"{summary}: {report.error}")
+
+
+def print_status(document: dict[str, Any]) -> None:
+    """One row a stream."""
+    rows = [
+        (
+            project["name"], project["api"] or "never read", stream["stream"], stream["rows"], stream["watermark"],
+            stream["lag_seconds"], stream["gaps"], (stream["last_run"] or {}).get("status"),
+        )
+        for project in document["projects"]
+        for stream in project["streams"]
+    ]  # fmt: skip
+    columns = ("project", "api", "stream", "rows", "watermark", "lag (s)", "gaps", "last run")
+    print_table("langfuse-etl status", columns, rows)
+    database = document["database"]
+    say(f"database {database['url']}, revision {database['revision'] or 'none yet'}")
+
+
+def _document(reports: Sequence[RunReport]) -> dict[str, Any]:
+    statuses = [report.status for report in reports]
+    status = next((bad for bad in ("failed", "interrupted") if bad in statuses), "ok")
+    return {
+        "status": status,
+        "rows_read": sum(report.total("rows_read") for report in reports),
+        "rows_written": sum(report.total("rows_written") for report in reports),
+        "requests": sum(report.requests for report in reports),
+        "windows": sum(report.total("windows") for report in reports),
+        "failed_windows": sum(report.total("failed_windows") for report in reports),
+        "seconds": round(sum(report.seconds for report in reports), 3),
+        "streams": _streams(reports),
+    }
+
+
+def _streams(reports: Sequence[RunReport]) -> dict[str, Any]:
+    """Each stream over all projects; its watermark is the one that is furthest behind."""
+    streams: dict[str, Any] = {}
+    for report in reports:
+        for name, one in sorted(report.streams.items()):
+            new, old = one.as_json(), streams.get(name)
+            if old is None:
+                streams[name] = new
+                continue
+            marks = (old["watermark"], new["watermark"])
+            streams[name] = {count: old[count] + new[count] for count in _COUNTS}
+            streams[name]["watermark"] = None if None in marks else min(marks)
+    return streams

@@ -1,0 +1,40 @@
+"""One session, straight from the API into the tables: all of it, or nothing."""
+
+from __future__ import annotations
+
+import tempfile
+
+from sqlalchemy import Engine
+
+from etl.extract.readers import Page, Reader
+from etl.load import lease
+from etl.load.engine import writing
+from etl.pipeline.run import Scope
+from etl.pipeline.store import store_page
+from etl.transform.jsontext import dumps, loads
+from etl.transform.pages import Kind
+
+
+def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: Scope, session_id: str) -> int:
+    """Reads a session whole, then stores it in one transaction; returns how many objects came.
+
+    No window is entered in the ledger and no watermark moves: a session is no stretch of time.
+
+    Raises:
+        ApiError: The session could not be read to its end; nothing was written.
+        DatabaseError, LeaseLostError: It could not be stored; nothing was written.
+    """
+    count = 0
+    # Pages wait on disk: the database must not be locked while Langfuse is asked.
+    with tempfile.TemporaryFile() as waiting:
+        for page in reader.session(session_id, scope.now):
+            count += len(page.items)
+            waiting.write(dumps([page.kind.value, page.plain, page.items]).encode() + b"\n")
+        waiting.seek(0)
+        with writing(engine) as conn:
+            lease.renew(conn, owner)
+            for line in waiting:
+                kind, plain, items = loads(line.decode())
+                page = Page(Kind(kind), items, plain)
+                store_page(conn, page, project_id=scope.project_id, contents=scope.contents, now=scope.now)
+    return count

@@ -1,0 +1,131 @@
+"""From a project of the configuration to something that can be synced: client, probe, reader, scope."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine
+
+from etl.config import Config, Project
+from etl.errors import ApiError, ConfigError
+from etl.extract.client import Client, Patience
+from etl.extract.probe import ProjectInfo, choose_api, local_now, project_info, server_version
+from etl.extract.readers import Api, Reader
+from etl.extract.traces_api import TracesReader
+from etl.load import ledger
+from etl.load.engine import reading
+from etl.pipeline.run import Scope
+
+UNFILTERED = "all"
+
+
+@dataclass(frozen=True)
+class Connected:
+    """A project whose server was asked who it is."""
+
+    settings: Project
+    client: Client
+    info: ProjectInfo
+    server_version: str | None
+    api: Api
+    reader: Reader
+    now: datetime
+
+    def record(self) -> ledger.ProjectRecord:
+        """The row of `projects`."""
+        return ledger.ProjectRecord(
+            id=self.info.id,
+            name=self.info.name,
+            base_url=self.client.base_url,
+            organization_id=self.info.organization_id,
+            server_version=self.server_version,
+            api=self.api,
+            retention_days=self.info.retention_days,
+        )
+
+    def scope(self, config: Config) -> Scope:
+        """What a run of this project reads."""
+        return Scope(
+            project_id=self.info.id,
+            project_name=self.settings.name,
+            streams=self.settings.streams,
+            filters_hash=UNFILTERED,
+            start=self.settings.start,
+            lag=config.sync.lag,
+            lookback=config.sync.lookback[0],
+            contents=self.settings.content == "full",
+            concurrency=config.http.concurrency,
+            now=self.now,
+        )
+
+
+def open_client(project: Project, config: Config, stop: threading.Event) -> Client:
+    """A client for the server of a project; nothing is sent yet."""
+    return Client(
+        project.base_url,
+        project.public_key,
+        project.secret_key.get_secret_value(),
+        key_names=f"{project.public_key_env} and {project.secret_key_env}",
+        timeout_s=config.http.timeout.total_seconds(),
+        patience=Patience(config.http.give_up_after.total_seconds()),
+        connections=config.http.concurrency,
+        stop=stop,
+    )
+
+
+def connect(
+    project: Project, config: Config, engine: Engine, stop: threading.Event, now: datetime | None = None
+) -> Connected:
+    """Asks the server who it is, and chooses the reader for its generation of the API.
+
+    Args:
+        engine: A database of the current revision; it knows which generation was read last.
+        now: In place of the clocks of this machine and of the server.
+    Raises:
+        ApiError: The server does not answer as Langfuse, or the key is wrong.
+        ConfigError: The project asks for something that this version cannot do.
+    """
+    if project.filters:
+        raise ConfigError(f"project {project.name}: filters cannot be used yet; remove `filters` to copy every trace")
+    client = open_client(project, config, stop)
+    version = server_version(client)
+    info = project_info(client)
+    moment = now or local_now(client)
+    with reading(engine) as conn:
+        recorded = _recorded_api(conn, info.id)
+    api = choose_api(client, project.api, recorded, moment)
+    return Connected(project, client, info, version, api, _reader(api, client), moment)
+
+
+def refuse_twins(connected: list[Connected]) -> None:
+    """Two entries of the configuration for one project would take turns at undoing each other.
+
+    Raises:
+        ConfigError: Names both entries.
+    """
+    seen: dict[str, str] = {}
+    for one in connected:
+        if one.info.id in seen:
+            raise ConfigError(
+                f"projects {seen[one.info.id]} and {one.settings.name} have keys of the same Langfuse project"
+                f" ({one.info.id}); remove one of them"
+            )
+        seen[one.info.id] = one.settings.name
+
+
+def _recorded_api(conn: Connection, project_id: str) -> Api | None:
+    for project in ledger.stored_projects(conn):
+        if project.id == project_id:
+            return "observations" if project.api == "observations" else "traces"
+    return None
+
+
+def _reader(api: Api, client: Client) -> Reader:
+    if api == "traces":
+        return TracesReader(client)
+    raise ApiError(
+        "this server has only the observations API of Langfuse v4, which this version cannot read yet",
+        path="/v2/observations",
+    )

