@@ -1,0 +1,1 @@
+"""What each path below /api/public answers; one module per kind of row."""
