@@ -94,7 +94,7 @@ def next_slices(
     slices: list[Slice] = []
     spent = 0.0
     for tier in tiers:
-        for queue in (tier.current.left if tier.current else (), tier.failed):
+        for queue in (_left(tier), tier.failed):
             rest = _without(queue, [planned.window for planned in slices])
             for rank, piece in enumerate(piece for window in rest for piece in reversed(cut(window))):
                 price = cost(piece)
@@ -107,27 +107,14 @@ def next_slices(
 
 def after_read(tiers: Sequence[TierState], window: Window) -> Tiers:
     """The tiers once `window` was read whole, in the run of the last `start_due_passes`, for whatever reason."""
-    return _settled(
-        replace(
-            tier,
-            current=tier.current and Pass(tier.current.started_at, _without(tier.current.left, [window])),
-            failed=_without(tier.failed, [window]),
-        )
-        for tier in tiers
-    )
+    return _settled(_relieved(tier, window) for tier in tiers)
 
 
 def after_failure(tiers: Sequence[TierState], window: Window) -> Tiers:
-    """The tiers once `window` could not be read: what they wanted of it is tried again after all else they want."""
+    """The tiers once `window` could not be read: what they wanted of it is tried again after what failed before."""
     return _settled(
-        replace(
-            tier,
-            failed=(*tier.failed, *intersect(tier.current.left if tier.current else (), window)),
-            current=tier.current and Pass(tier.current.started_at, _without(tier.current.left, [window])),
-        )
-        for tier in (
-            replace(tier, failed=(*_without(tier.failed, [window]), *intersect(tier.failed, window))) for tier in tiers
-        )
+        replace(rest, failed=(*rest.failed, *intersect((*_left(tier), *tier.failed), window)))
+        for tier, rest in ((tier, _relieved(tier, window)) for tier in tiers)
     )
 
 
@@ -197,16 +184,29 @@ def _settled(tiers: Iterable[TierState]) -> Tiers:
 
 
 def _known_or_new(span: timedelta, known: list[TierState]) -> TierState:
-    """The tier of this span: as known, else after the next larger one known, else after the largest one known."""
+    """The tier of this span: as known, else as the next larger one that was passed, else after the largest one."""
     for tier in known:
         if tier.span == span:
             return tier
+    passed = [(tier, tier.last_started_at) for tier in known if tier.last_started_at]
+    for tier, last in passed:
         if tier.span > span:
-            return TierState(span, tier.last_started_at, None, tier.failed)
-    if known and known[-1].last_started_at:
-        # Half a span before is early enough to be due now, and to reach back to all that the known one owed.
-        return TierState(span, known[-1].last_started_at - span / 2, None, known[-1].failed)
+            return TierState(span, last, None, tier.failed)
+    if passed:
+        # Half a span before is early enough to be due now, and to reach back to all that the largest one owed.
+        largest, last = passed[-1]
+        return TierState(span, last - span / 2, None, largest.failed)
     return TierState(span)
+
+
+def _left(tier: TierState) -> tuple[Window, ...]:
+    return tier.current.left if tier.current else ()
+
+
+def _relieved(tier: TierState, window: Window) -> TierState:
+    """The tier without its wish to read `window`."""
+    current = tier.current and Pass(tier.current.started_at, _without(tier.current.left, [window]))
+    return TierState(tier.span, tier.last_started_at, current, _without(tier.failed, [window]))
 
 
 def _without(windows: Iterable[Window], taken: Sequence[Window]) -> tuple[Window, ...]:
