@@ -3,8 +3,7 @@
 from alembic import context
 
 from etl.load.engine import schema_of
-from etl.load.migrate import VERSION_TABLE
-from etl.load.tables import metadata
+from etl.load.tables import VERSION_TABLE, metadata
 
 connection = context.config.attributes["connection"]
 context.configure(

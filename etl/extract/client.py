@@ -7,6 +7,7 @@ and the status, never the query, the headers or the body.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ from etl.errors import (
     TooMuchError,
     UnexpectedAnswerError,
 )
+from etl.extract.budget import Budget, Budgets, bucket_of
 from etl.transform.jsontext import JsonTextError, parse
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _MAX_ATTEMPTS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _DEFAULT_RETRY_AFTER_S = 5.0
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_DEPRECATIONS_SAID: set[str | None] = set()
 
 
 class Answer(NamedTuple):
@@ -58,7 +62,7 @@ class _StaleConnectionError(RetriableApiError):
 
 
 class _RateLimitedError(RetriableApiError):
-    """429. The gate makes every request wait, this one too."""
+    """429. The budget makes every request wait, this one too."""
 
 
 @dataclass(frozen=True)
@@ -67,27 +71,6 @@ class Patience:
 
     give_up_after_s: float
     attempts: int = _MAX_ATTEMPTS
-
-
-class Gate:
-    """Holds back every request of one rate limit until the server takes requests again; safe for threads."""
-
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
-        self._closed_until = 0.0
-
-    def hold(self, seconds: float) -> None:
-        """Closes the gate for `seconds` from now, 0 or more; a longer hold stays."""
-        self._closed_until = max(self._closed_until, time.monotonic() + seconds)
-
-    def seconds_left(self) -> float:
-        """How long the gate stays closed, 0 if it is open."""
-        return max(0.0, self._closed_until - time.monotonic())
-
-    def wait(self) -> None:
-        """Returns when the gate is open, or at once when a stop is asked for."""
-        while (left := self.seconds_left()) > 0 and not self._stop.is_set():
-            self._stop.wait(left)
 
 
 class Client:
@@ -101,6 +84,11 @@ class Client:
         patience: For requests that do not say otherwise.
         connections: How many requests may be under way at once.
         stop: When set, waits end and the next request raises `ShutdownRequested`.
+        budgets: Shared by the clients of this process; None: whatever the server allows.
+
+    Attributes:
+        organization_id: Whose rate limit is used; set it once the project is known.
+        server_clock_ahead_s: The server's `Date` less our clock, in seconds; None before the first answer.
     """
 
     def __init__(
@@ -114,6 +102,7 @@ class Client:
         patience: Patience,
         connections: int = 4,
         stop: threading.Event | None = None,
+        budgets: Budgets | None = None,
     ) -> None:
         self.base_url = base_url
         self.stop = stop or threading.Event()
@@ -129,7 +118,8 @@ class Client:
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         self._http.mount("https://", adapter)
         self._http.mount("http://", adapter)
-        self._gate = Gate(self.stop)
+        self._budgets = budgets or Budgets(share=1.0, requests_per_minute=None)
+        self.organization_id = ""
         self._lock = threading.Lock()
         self._requests = 0
 
@@ -184,11 +174,12 @@ class Client:
         return answer
 
     def _get_once(self, path: str, params: Params | None, max_bytes: int | None, patience: Patience) -> Answer:
-        if self._gate.seconds_left() > patience.give_up_after_s:
+        budget = self._budgets.of(self._host(), self.organization_id, bucket_of(path))
+        if budget.held_for_s() > patience.give_up_after_s:
             raise RetriableApiError(
                 f"GET {path}: the rate limit asks to wait longer than http.give_up_after", path=path, status=429
             )
-        self._gate.wait()
+        budget.wait(self.stop)
         if self.stop.is_set():
             raise ShutdownRequested("stopped before the next request")
         with self._lock:
@@ -208,6 +199,8 @@ class Client:
         except requests.RequestException as error:
             raise RetriableApiError(f"GET {path}: {type(error).__name__}", path=path) from None
         self._note_clock(response.headers.get("Date"))
+        if response.status_code == 429:
+            raise self._refused(response, budget, path)
         return self._judge(response, body, path)
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytes:
@@ -238,6 +231,14 @@ class Client:
             )
         return RetriableApiError(f"GET {path}: the connection broke off", path=path)
 
+    def _refused(self, response: requests.Response, budget: Budget, path: str) -> RetriableApiError:
+        wait_s = _retry_after_s(response.headers.get("Retry-After"))
+        budget.hold(wait_s)
+        limit = response.headers.get("X-RateLimit-Limit", "")
+        if limit.isdecimal() and budget.limit_per_minute is not None:
+            budget.learn(int(limit))
+        return _RateLimitedError(f"GET {path}: rate limited for {wait_s:g} s", path=path, status=429)
+
     def _judge(self, response: requests.Response, body: bytes, path: str) -> Answer:
         status = response.status_code
         try:
@@ -245,6 +246,9 @@ class Client:
         except JsonTextError:
             value, plain = None, False
         problem = value if isinstance(value, dict) else {}
+        # Langfuse Cloud adds it to answers of endpoints that will go (recorded in `cloud_mode_deprecation_and_429`).
+        if (deprecation := problem.pop("_deprecation", None)) is not None:
+            _say_deprecated(path, deprecation)
         if status == 200:
             if not isinstance(value, dict):
                 raise UnexpectedAnswerError(
@@ -253,10 +257,6 @@ class Client:
                     status=status,
                 )
             return Answer(value, plain)
-        if status == 429:
-            wait_s = _retry_after_s(response.headers.get("Retry-After"))
-            self._gate.hold(wait_s)
-            raise _RateLimitedError(f"GET {path}: rate limited for {wait_s:g} s", path=path, status=status)
         if status in (401, 403):
             raise AuthError(self._auth_advice(status), path=path, status=status)
         if status in (404, 405) and "error" in problem:
@@ -320,6 +320,19 @@ def _pairs(params: Params | None) -> list[tuple[str, str]]:
         values = [value] if isinstance(value, str | int) else value
         pairs.extend((name, str(one)) for one in values)
     return pairs
+
+
+def _say_deprecated(path: str, deprecation: object) -> None:
+    """One line for each date in the life of a process, whatever endpoint tells it first."""
+    sunset = deprecation.get("sunsetAt") if isinstance(deprecation, dict) else None
+    day = sunset[:10] if isinstance(sunset, str) and _DATE.match(sunset) else None
+    if day in _DEPRECATIONS_SAID:
+        return
+    _DEPRECATIONS_SAID.add(day)
+    log.warning(
+        "GET %s: this server will remove the traces API of Langfuse v3%s; with `api: auto` reading goes over to the"
+        " observations API by itself then", path, f" on {day}" if day else "",
+    )  # fmt: skip
 
 
 def _gone_advice(path: str, left_behind: bool) -> str:

@@ -3,50 +3,125 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 from etl.errors import TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import row_time
 from etl.extract.client import Answer
 from etl.extract.readers import Page, Segment
 from etl.extract.walks import SEGMENT_ROWS
-from etl.intervals import MILLISECOND, Window
+from etl.intervals import MILLISECOND, Window, whole_ms
 from etl.transform.pages import Kind, key_of
 
+# Asks for `limit` rows of a window after a cursor, None for the first.
+Fetch = Callable[[Window, int, str | None], Answer]
+
 _TRIES_PER_PAGE = 3
+_MAX_TIME_OUTS = 30
+
+
+@dataclass
+class TimeOuts:
+    """Requests of one run that timed out: after so many the server is in trouble, and asking for less is no help."""
+
+    left: int = _MAX_TIME_OUTS
+
+    def note(self, error: TooMuchError) -> None:
+        """Counts `error`, and raises it if it is one too many."""
+        self.left -= error.timed_out
+        if self.left < 0:
+            raise error
 
 
 def read_by_cursor(
-    fetch: Callable[[int, str | None], Answer],
+    fetch: Fetch,
     window: Window,
     kind: Kind,
     *,
     time_field: str,
     path: str,
     limit: int,
+    time_outs: TimeOuts | None = None,
 ) -> Iterator[Page]:
     """All rows of `window`, newest first; every `SEGMENT_ROWS` rows a segment is closed with the proof `walked`.
 
     A page that is short although a cursor follows may be a cut answer, or hold rows that the server left out
-    (`/v3/scores` does that); it is asked for again, and believed when it comes the same.
+    (`/v3/scores` does that); it is asked for again, and believed when it comes the same. What times out is asked for
+    with half of the rows and half of the time; what is too large, with half of the rows.
 
     Args:
-        fetch: Asks for `limit` rows after a cursor, None for the first.
+        limit: The most rows that a page may have.
+        time_outs: Shared by all reads of a run.
     Raises:
         UnexpectedAnswerError: Rows outside the window or out of order, or a cursor that does not move.
-        TooMuchError: Not even one row can be had.
+        TooMuchError: Not even one row can be had, or too much timed out.
     """
-    cursor: str | None = None
-    segment_end, read, requests, largest = window.end, 0, 0, limit
-    last = window.end
-    while True:
+    asking = _Asking(fetch, limit)
+    time_outs = time_outs or TimeOuts()
+    end, length = window.end, window.end - window.start
+    while end > window.start:
+        part = Window(max(window.start, end - length), end)
         try:
-            answer, sent = _whole_page(fetch, limit, cursor)
-        except TooMuchError:
-            if limit == 1:
+            for page in _walk(asking, part, kind, time_field, path):
+                end = page.closes[-1].window.start if page.closes else end
+                yield page
+        except TooMuchError as error:
+            smallest = asking.limit == 1 and end - part.start <= MILLISECOND
+            if not error.timed_out or smallest:
                 raise
-            limit, requests = limit // 2, requests + 1
-            continue
-        requests += sent
+            time_outs.note(error)
+            asking.most = asking.limit = max(1, asking.limit // 2)
+            length = max(MILLISECOND, whole_ms(part.start + (end - part.start) / 2) - part.start)
+
+
+@dataclass
+class _Asking:
+    """How much is asked for at once, and how many requests went out since the last segment was closed.
+
+    What timed out is not asked for again, until a row came by itself: one row alone may have been the reason.
+    """
+
+    fetch: Fetch
+    largest: int
+    limit: int = field(init=False)
+    most: int = field(init=False)
+    requests: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self.limit = self.most = self.largest
+
+    def page(self, window: Window, cursor: str | None) -> Answer:
+        """The next page, whole."""
+        answer = self._once(window, cursor)
+        for _ in range(1, _TRIES_PER_PAGE):
+            if len(answer.value["data"]) >= self.limit or answer.value["meta"].get("cursor") is None:
+                break
+            before, answer = answer, self._once(window, cursor)
+            if answer.value == before.value:
+                break
+        if self.limit == 1:
+            self.most = self.largest
+        self.limit = min(self.most, self.limit * 2)
+        return answer
+
+    def _once(self, window: Window, cursor: str | None) -> Answer:
+        while True:
+            self.requests += 1
+            try:
+                return self.fetch(window, self.limit, cursor)
+            except TooMuchError as error:
+                if error.timed_out or self.limit == 1:
+                    raise
+                self.limit //= 2
+
+
+def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: str) -> Iterator[Page]:
+    """The pages of one window; together their segments are the window."""
+    cursor: str | None = None
+    segment_end = last = window.end
+    read = 0
+    while True:
+        answer = asking.page(window, cursor)
         items = answer.value["data"]
         times = [row_time(item, time_field, path) for item in items]
         if any(not window.start <= time < window.end for time in times) or times != sorted(times, reverse=True):
@@ -57,30 +132,20 @@ def read_by_cursor(
         next_cursor = answer.value["meta"].get("cursor")
         if next_cursor is not None and next_cursor == cursor:
             raise UnexpectedAnswerError(f"GET {path}: the cursor does not move", path=path)
-        cursor, limit = next_cursor, min(largest, limit * 2)
+        cursor = next_cursor
         fresh = len({key_of(kind, item) for item in items})
         closes: list[Segment] = []
         if cursor is None:
-            closes = [Segment(Window(window.start, segment_end), "walked", None, read + fresh, requests)]
+            closes = [Segment(Window(window.start, segment_end), "walked", None, read + fresh, asking.requests)]
         elif read + fresh >= SEGMENT_ROWS and last + MILLISECOND < segment_end:
             # Rows of the last millisecond may go on in the next page: they count for the next segment.
             tail = times.count(last)
-            closes = [Segment(Window(last + MILLISECOND, segment_end), "walked", None, read + fresh - tail, requests)]
-            segment_end, read, requests, fresh = last + MILLISECOND, 0, 0, tail
+            whole = Window(last + MILLISECOND, segment_end)
+            closes = [Segment(whole, "walked", None, read + fresh - tail, asking.requests)]
+            segment_end, read, fresh = whole.start, 0, tail
+        if closes:
+            asking.requests = 0
         read += fresh
         yield Page(kind, items, answer.plain, closes)
         if cursor is None:
             return
-
-
-def _whole_page(fetch: Callable[[int, str | None], Answer], limit: int, cursor: str | None) -> tuple[Answer, int]:
-    """One page, and how many requests it took."""
-    answer = fetch(limit, cursor)
-    for tries in range(1, _TRIES_PER_PAGE):
-        if len(answer.value["data"]) >= limit or answer.value["meta"].get("cursor") is None:
-            return answer, tries
-        again = fetch(limit, cursor)
-        if again.value == answer.value:
-            return again, tries + 1
-        answer = again
-    return answer, _TRIES_PER_PAGE

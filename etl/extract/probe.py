@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from etl.errors import ApiGoneError, AuthError, NotFoundError, UnexpectedAnswerError
 from etl.extract.answers import instant
+from etl.extract.budget import is_cloud
 from etl.extract.client import Client, Params, Patience, check_list
 from etl.extract.readers import Api
 
@@ -73,7 +74,11 @@ def choose_api(
         return setting
     if recorded == "observations":
         return recorded
-    if recorded is None and _is_cloud(client.base_url) and _answers(client, "observations", now) is None:
+    if (
+        recorded is None
+        and is_cloud(urlsplit(client.base_url).hostname or "")
+        and _answers(client, "observations", now) is None
+    ):
         return "observations"
     gone = _answers(client, "traces", now)
     if gone is None:
@@ -96,17 +101,12 @@ def _answers(client: Client, api: Api, now: datetime) -> ApiGoneError | None:
         until: instant(now),
     }
     try:
-        check_list(client.get(path, params, patience=FIRST_CONTACT).value, path)
+        check_list(client.get(path, params).value, path)
     except ApiGoneError as error:
         return error
     except NotFoundError as error:
         return ApiGoneError(str(error), path=path, status=error.status)
     return None
-
-
-def _is_cloud(base_url: str) -> bool:
-    host = urlsplit(base_url).hostname or ""
-    return host == "cloud.langfuse.com" or host.endswith(".cloud.langfuse.com")
 
 
 def local_now(client: Client) -> datetime:

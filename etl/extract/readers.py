@@ -28,12 +28,16 @@ class Segment(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Objects as the API answered them, and the segments that are whole once they are stored."""
+    """Objects as the API answered them, and the segments that are whole once they are stored.
+
+    `light`: fields were left out on purpose, so the objects serve to see what differs, not to be stored.
+    """
 
     kind: Kind
     items: Sequence[dict[str, Any]]
     plain: bool
     closes: Sequence[Segment] = ()
+    light: bool = False
 
 
 class Reader(Protocol):
@@ -44,14 +48,21 @@ class Reader(Protocol):
     def sources(self, streams: Sequence[str]) -> Sequence[str]:
         """The streams that are really read for the ones asked for, in the order of reading."""
 
+    def covers(self, source: str) -> Sequence[str]:
+        """The streams that are read whole where `source` is; itself, and what is derived from it."""
+
     def midnight_bound(self, source: str) -> bool:
         """Whether windows of `source` must not cross a UTC midnight."""
 
     def oldest(self, source: str, before: datetime) -> datetime | None:
         """The time of the oldest row before `before`, or a moment not after it; None if there is none."""
 
-    def read(self, source: str, window: Window) -> Iterator[Page]:
-        """All rows of `window`, in pages; together the closed segments are the window."""
+    def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
+        """All rows of `window`, in pages; together the closed segments are the window.
+
+        Args:
+            light: Leave out contents where the API allows it; such pages are marked.
+        """
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         """All that belongs to one session before a moment, in pages that close nothing."""

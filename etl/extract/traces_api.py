@@ -13,9 +13,9 @@ from urllib.parse import quote
 from etl.errors import ApiGoneError, NotFoundError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
 from etl.extract.client import Answer, Client, Params
-from etl.extract.cursor import read_by_cursor
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Page, Segment
+from etl.extract.scores_v3 import get_scores_v3, read_scores_v3
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
 from etl.intervals import MILLISECOND, Window
@@ -54,6 +54,7 @@ TRACES = ListEndpoint(
     "/traces", Kind.TRACE, "timestamp", descending=False, totals_trusted=True, orders_by_id=True,
     fixed=(("fields", "core,io"), ("orderBy", "timestamp.asc")),
 )  # fmt: skip
+TRACES_CORE = replace(TRACES, kind=Kind.TRACE_CORE, fixed=(("fields", "core"), ("orderBy", "timestamp.asc")))
 OBSERVATIONS = ListEndpoint(
     "/observations", Kind.OBSERVATION, "startTime", bounds=("fromStartTime", "toStartTime"),
     parts=_parts(
@@ -67,7 +68,6 @@ _SCORE_PARTS = _parts(dataType=("NUMERIC", "CATEGORICAL", "BOOLEAN", "TEXT"), so
 SCORES_V2 = ListEndpoint("/v2/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
 SCORES_V1 = ListEndpoint("/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
 SESSIONS = ListEndpoint("/sessions", Kind.SESSION, "createdAt", totals_trusted=True)
-_SCORES_V3_FIELDS = "details,subject,annotation"
 
 
 # Pages of one millisecond; at the end what it closed, and how many requests it took.
@@ -88,6 +88,9 @@ class TracesReader:
     def sources(self, streams: Sequence[str]) -> Sequence[str]:
         return [stream for stream in ("traces", "observations", "scores", "sessions") if stream in streams]
 
+    def covers(self, source: str) -> Sequence[str]:
+        return (source,)
+
     def midnight_bound(self, source: str) -> bool:
         # Langfuse keeps one row per (date, id): a window inside one date holds an id once.
         return source == "traces"
@@ -98,14 +101,18 @@ class TracesReader:
             return row_time(answer.value["data"][0], "timestamp", TRACES.path) if answer.value["data"] else None
         return oldest_by_bisection(lambda window: self._newest(source, window), before)
 
-    def read(self, source: str, window: Window) -> Iterator[Page]:
+    def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
+        if source == "traces" and light:
+            for page in self._read_list(TRACES_CORE, window):
+                yield page._replace(light=True)
+            return
         if source != "scores":
             yield from self._read_list(self._lists[source], window)
             return
         while True:
             endpoint = self._scores[0]
             try:
-                pages = self._read_list(endpoint, window) if endpoint else self._read_scores_v3(window)
+                pages = self._read_list(endpoint, window) if endpoint else read_scores_v3(self._client, window)
                 yield from pages
             except (ApiGoneError, NotFoundError):
                 if len(self._scores) == 1:
@@ -117,15 +124,28 @@ class TracesReader:
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # With a session filter, totals count superseded versions, too (recorded in `total_items_overcount`).
         listed = replace(TRACES, fixed=(*TRACES.fixed, ("sessionId", session_id)), totals_trusted=False)
-        for page in self._read_list(listed, Window(EPOCH, before)):
+        window = Window(EPOCH, before)
+        for page in self._read_list(listed, window):
             yield page._replace(closes=())
             for item in page.items:
-                yield from self._children(str(item["id"]))
+                yield from self._children(str(item["id"]), window)
 
-    def _children(self, trace_id: str) -> Iterator[Page]:
-        """Observations and scores of a trace, as its document holds them."""
+    def _children(self, trace_id: str, window: Window) -> Iterator[Page]:
+        """Observations and scores of a trace, from the lists that a sync reads: inside the trace's own document the
+        server shows prices and tiers of observations that its lists leave out.
+        """
+        listed = replace(OBSERVATIONS, fixed=(("traceId", trace_id),), parts=())
+        for page in self._read_list(listed, window):
+            yield page._replace(closes=())
+        # Lists are cut at commas by the server, so an id with one cannot be asked for there.
+        if self._scores[0] is None and "," not in trace_id:
+            try:
+                for page in read_scores_v3(self._client, window, {"traceId": trace_id}):
+                    yield page._replace(closes=())
+                return
+            except (ApiGoneError, NotFoundError):
+                self._scores = self._scores[1:]
         answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
-        yield Page(Kind.OBSERVATION, _objects(answer, "observations"), answer.plain)
         # The document leaves out two fields that are null for every score of a trace.
         scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
         yield Page(Kind.SCORE_LEGACY, scores, answer.plain)
@@ -134,7 +154,7 @@ class TracesReader:
         """The newest row of `window`, by any list that is ordered from newest to oldest."""
         if source == "scores" and self._scores[0] is None:
             try:
-                answer = self._get_scores_v3(window, 1, None)
+                answer = get_scores_v3(self._client, {}, window, 1, None)
             except (ApiGoneError, NotFoundError):
                 self._scores = self._scores[1:]
                 return self._newest(source, window)
@@ -249,28 +269,6 @@ class TracesReader:
             **(extra or {}),
         }
         return self._client.get_list(endpoint.path, params, any_size=limit == 1)
-
-    # GET /v3/scores
-
-    def _read_scores_v3(self, window: Window) -> Iterator[Page]:
-        return read_by_cursor(
-            lambda limit, cursor: self._get_scores_v3(window, limit, cursor),
-            window,
-            Kind.SCORE_V3,
-            time_field="timestamp",
-            path="/v3/scores",
-            limit=MAX_LIMIT,
-        )
-
-    def _get_scores_v3(self, window: Window, limit: int, cursor: str | None) -> Answer:
-        params: Params = {
-            "fields": _SCORES_V3_FIELDS,
-            "fromTimestamp": instant(window.start),
-            "toTimestamp": instant(window.end),
-            "limit": str(limit),
-            **({"cursor": cursor} if cursor else {}),
-        }
-        return self._client.get_list("/v3/scores", params, any_size=limit == 1)
 
 
 def _span(window: Window) -> Span:

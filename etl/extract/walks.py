@@ -70,6 +70,7 @@ class SeekWalk:
     totals_trusted: bool
     limit: int = MAX_LIMIT
     done: bool = field(default=False, init=False)
+    _largest: int = field(init=False)
     _end: int = field(init=False)
     _cursor: int = field(init=False)
     _horizon: int = field(init=False)
@@ -82,6 +83,7 @@ class SeekWalk:
 
     def __post_init__(self) -> None:
         start, self._end = self._mirrored(self.stretch)
+        self._largest = self.limit
         self._cursor, self._horizon = start, self._end
         self._open = [_Open(start, self._end)]
 
@@ -121,8 +123,10 @@ class SeekWalk:
         Raises:
             WalkError: The answer is not one to this question. Asking again is safe.
         """
+        asked = self.limit
         positions = [-entry.time_ms if self.descending else entry.time_ms for entry in entries]
         self._check(positions, total)
+        self.limit = min(self._largest, 2 * asked)  # one large row must not slow down all that follow it
         before_cursor = self._open[0].read - len(self._known)
         new = {
             entry.key: position
@@ -132,16 +136,17 @@ class SeekWalk:
         for position in new.values():
             self._segment_at(position).read += 1
         self._open[-1].promise(total, before_cursor, self._open[:-1])
-        if self._exhausted(len(entries), total, bool(new)):
+        full = len(entries) >= asked  # rows may follow whatever the total says: it is counted at another moment
+        if not full and (len(entries) >= total or (not new and self._nothing_new)):
             return self._close_up_to(self._horizon)
-        if not new and len(entries) < self.limit:
+        if not full and not new:
             self._nothing_new = True  # an over-counted total, or a cut answer: one more look will tell
             return []
         self._nothing_new = False
         last = positions[-1] if positions else self._cursor
         if last == self._cursor:
             self._known.update(new)
-            self._stuck = len(entries) >= self.limit
+            self._stuck = full
         else:
             self._cursor, self._known = last, {key for key, position in new.items() if position == last}
         rest = total - sum(position < last for position in positions)
@@ -170,11 +175,6 @@ class SeekWalk:
             raise WalkError("rows out of order")
         if self.totals_trusted and len(positions) < min(self.limit, total):
             raise WalkError("fewer rows than announced")
-
-    def _exhausted(self, count: int, total: int, any_new: bool) -> bool:
-        if self.totals_trusted:
-            return count >= total
-        return count >= total or (not any_new and self._nothing_new)
 
     def _segment_at(self, position: int) -> _Open:
         return next(segment for segment in self._open if position < segment.end)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from etl.errors import DatabaseError
+from etl.load.tables import VERSION_TABLE
 
 _BUSY_TIMEOUT_S = 30
 _CONNECT_TIMEOUT_S = 15
@@ -78,11 +80,23 @@ def writing(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
+def let_readers_in(engine: Engine) -> None:
+    """Switches a SQLite file to its write-ahead log, so that readers and the writer do not wait for each other.
+
+    Raises:
+        DatabaseError: The file cannot be written.
+    """
+    with _plain_errors(engine.url), closing(engine.raw_connection()) as connection:
+        _set_up_sqlite(connection.driver_connection, None)
+
+
 def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # SQLAlchemy docs, "Serializable isolation / Savepoints / Transactional DDL": the driver must not begin by itself.
     connection.isolation_level = None
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA synchronous=NORMAL")
+    # The log is a property of the file; that of another application stays as it is.
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone():
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -96,29 +110,41 @@ def _plain_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise DatabaseError(_explain(error, url)) from None
+        raise DatabaseError(_explain(error.orig or error, url)) from None
     except sqlite3.Error as error:
-        raise DatabaseError(f"{_name(url)}: {error}") from None
+        raise DatabaseError(_explain(error, url)) from None
 
 
 def _name(url: URL) -> str:
-    return f"database {url.database}" if url.get_backend_name() == "sqlite" else f"database {url.render_as_string()}"
+    # Without the query, where a password may stand as well.
+    return f"database {url.database if url.get_backend_name() == 'sqlite' else url.set(query={}).render_as_string()}"
 
 
-def _explain(error: DBAPIError, url: URL) -> str:
-    cause = str(error.orig).strip().splitlines()[0] if error.orig is not None else type(error).__name__
-    advice = ""
-    if "readonly" in cause or "read-only" in cause:
-        advice = "; make the file and its folder writable, or choose another with LANGFUSE_ETL_DATABASE_URL"
-    elif "disk is full" in cause or "No space left" in cause:
-        advice = "; nothing of the page at hand was kept, free some space and run again"
-    elif "unable to open database file" in cause:
-        advice = "; does the folder exist, and may you write there?"
-    elif "not a database" in cause:
-        advice = "; choose another file with LANGFUSE_ETL_DATABASE_URL"
-    elif "locked" in cause:
-        advice = "; another program is writing to it, try again when it is done"
-    elif isinstance(error, OperationalError) and url.get_backend_name() == "postgresql":
-        advice = "; is the server running, and are the URL, user and password right?"
-    # A data error of Postgres may quote the value; its first line names only the kind and the column.
-    return f"{_name(url)}: {cause}{advice}"
+def _explain(error: BaseException, url: URL) -> str:
+    cause = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if isinstance(error, psycopg.DataError):
+        cause = cause.split(': "')[0]  # the value follows
+    if url.get_backend_name() == "sqlite":
+        advice = next((advice for part, advice in _SQLITE_ADVICE.items() if part in cause), "")
+    else:
+        advice = next((advice for part, advice in _POSTGRES_ADVICE.items() if part in cause), "")
+        if not advice and isinstance(error, psycopg.OperationalError):
+            advice = "is the server running, and are the URL, user and password right?"
+    return f"{_name(url)}: {cause}" + (f"; {advice}" if advice else "")
+
+
+_NO_SPACE = "nothing of the page at hand was kept, free some space and run again"
+_SQLITE_ADVICE = {
+    "readonly": "make the file and its folder writable, or choose another with LANGFUSE_ETL_DATABASE_URL",
+    "disk is full": _NO_SPACE,
+    "disk I/O error": "is the disk full or broken? Nothing of the page at hand was kept",
+    "unable to open database file": "does the folder exist, and may you write there?",
+    "not a database": "choose another file with LANGFUSE_ETL_DATABASE_URL",
+    "malformed": "the file is damaged, restore a copy or choose another with LANGFUSE_ETL_DATABASE_URL",
+    "locked": "another program is writing to it, try again when it is done",
+}
+_POSTGRES_ADVICE = {
+    "No space left": _NO_SPACE,
+    "read-only transaction": "is it a standby? The URL must be that of the server that takes writes",
+    "permission denied": "the user needs the right to create and write tables in `database.schema`",
+}

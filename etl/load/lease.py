@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import socket
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, Row, delete, func, select, update
 
 from etl.errors import LeaseHeldError, LeaseLostError
 from etl.load.tables import sync_lease
@@ -38,24 +38,29 @@ def acquire(conn: Connection, owner: Owner) -> None:
         LeaseHeldError: A live process holds it; the text says which and since when.
     """
     now = _clock(conn)
-    holder = conn.execute(select(sync_lease).where(sync_lease.c.name == _NAME).with_for_update()).first()
-    if (
-        holder is not None
-        and holder.owner != owner.token
-        and _is_alive(holder.host, holder.pid, holder.heartbeat_at, now)
-    ):
-        raise LeaseHeldError(
-            f"process {holder.pid} on {holder.host} writes to this database since"
-            f" {holder.acquired_at:%Y-%m-%d %H:%M:%S} UTC; wait until it is done, or stop it"
-        )
-    insert_or_update(
-        conn,
-        sync_lease,
-        {
-            "name": _NAME, "owner": owner.token, "host": owner.host, "pid": owner.pid,
-            "acquired_at": now, "heartbeat_at": now,
-        },
-    )  # fmt: skip
+    holder = _holder(conn)
+    if holder is not None and holder.owner != owner.token and _is_alive(holder, now):
+        raise _held_by(holder)
+    values = {
+        "name": _NAME, "owner": owner.token, "host": owner.host, "pid": owner.pid,
+        "acquired_at": now, "heartbeat_at": now,
+    }  # fmt: skip
+    # Where there was no row to lock, another process may have been faster.
+    only_over = sync_lease.c.owner == (holder.owner if holder is not None else owner.token)
+    if not insert_or_update(conn, sync_lease, values, only_over=only_over):
+        faster = _holder(conn)
+        raise _held_by(faster) if faster is not None else LeaseHeldError("another process took it; try again")
+
+
+def _holder(conn: Connection) -> Row[Any] | None:
+    return conn.execute(select(sync_lease).where(sync_lease.c.name == _NAME).with_for_update()).first()
+
+
+def _held_by(holder: Row[Any]) -> LeaseHeldError:
+    return LeaseHeldError(
+        f"process {holder.pid} on {holder.host} writes to this database since"
+        f" {holder.acquired_at:%Y-%m-%d %H:%M:%S} UTC; wait until it is done, or stop it"
+    )
 
 
 def renew(conn: Connection, owner: Owner) -> None:
@@ -82,13 +87,13 @@ def _clock(conn: Connection) -> datetime:
     return datetime.now(UTC)
 
 
-def _is_alive(host: str, pid: int, heartbeat_at: datetime, now: datetime) -> bool:
-    if now - heartbeat_at > EXPIRES_AFTER:
+def _is_alive(holder: Row[Any], now: datetime) -> bool:
+    if now - holder.heartbeat_at > EXPIRES_AFTER:
         return False
-    if host != socket.gethostname():
+    if holder.host != socket.gethostname():
         return True
     try:
-        os.kill(pid, 0)
+        os.kill(holder.pid, 0)
     except ProcessLookupError:
         return False
     except OSError:

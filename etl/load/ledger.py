@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -24,7 +24,8 @@ class WindowRecord:
     """One row of `sync_windows`.
 
     `promised` is the server's total (None if it gives none), `read` the distinct rows it sent, `changed` those of
-    them that were new or different. The fourth number, `stored`, is counted in the table when the row is written.
+    them that were new or different, `deleted` the stored rows marked because the read lacked them. The column
+    `stored` is counted in the table when the row is written.
     """
 
     project_id: str
@@ -37,18 +38,23 @@ class WindowRecord:
     promised: int | None
     read: int
     changed: int
+    deleted: int
     requests: int
     run_id: int
     error: str | None = None
 
 
 class StreamState(NamedTuple):
-    """Where one stream of a project stands. `origin` is where coverage is wanted from."""
+    """Where one stream of a project stands.
+
+    `origin` is where coverage is wanted from; `plan` is the planner's own memory, as JSON text.
+    """
 
     api: str
     origin: datetime
     watermark: datetime | None
     filters_hash: str
+    plan: str | None
 
 
 class ProjectRecord(NamedTuple):
@@ -116,25 +122,24 @@ def interrupt_runs_of_others(conn: Connection, owner: str, now: datetime) -> Non
 
 def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None:
     """Adds a ledger row."""
-    conn.execute(
-        insert(sync_windows).values(
-            project_id=record.project_id, stream=record.stream, filters_hash=record.filters_hash,
-            window_start=record.window.start, window_end=record.window.end, tier=record.tier, api=record.api,
-            proof=record.proof, promised=record.promised, read=record.read, stored=_stored(conn, record),
-            changed=record.changed, deleted=0, requests=record.requests, run_id=record.run_id, finished_at=now,
-            error=record.error,
-        )
-    )  # fmt: skip
+    values = {
+        "window_start": record.window.start,
+        "window_end": record.window.end,
+        "stored": rows_stored(conn, record.project_id, record.stream, record.window),
+        "finished_at": now,
+        **{field.name: getattr(record, field.name) for field in fields(record) if field.name != "window"},
+    }
+    conn.execute(insert(sync_windows).values(values))
 
 
-def _stored(conn: Connection, record: WindowRecord) -> int:
+def rows_stored(conn: Connection, project_id: str, stream: str, window: Window) -> int:
     """How many rows of the window the table holds, leaving out those marked as deleted."""
-    table, time = ROW_TABLES[record.stream], TIME_COLUMNS[record.stream]
+    table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
     count: int = conn.execute(
         select(func.count()).where(
-            table.c.project_id == record.project_id,
-            time >= instant_text(record.window.start),
-            time < instant_text(record.window.end),
+            table.c.project_id == project_id,
+            time >= instant_text(window.start),
+            time < instant_text(window.end),
             table.c.deleted_at.is_(None),
         )
     ).scalar_one()
@@ -156,7 +161,7 @@ def coverage(conn: Connection, project_id: str, stream: str, filters_hash: str) 
 def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:
     """The state of each stream of a project that was ever read."""
     columns = sync_state.c
-    query = select(columns.stream, columns.api, columns.origin, columns.watermark, columns.filters_hash)
+    query = select(columns.stream, columns.api, columns.origin, columns.watermark, columns.filters_hash, columns.plan)
     return {
         stream: StreamState(*state)
         for stream, *state in conn.execute(query.where(columns.project_id == project_id).order_by(columns.stream))

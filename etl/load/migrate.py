@@ -14,10 +14,9 @@ from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.sql import quoted_name
 
 from etl.errors import DatabaseRefusedError
-from etl.load.engine import reading, schema_of, sqlite_path, writing
-from etl.load.tables import metadata
+from etl.load.engine import let_readers_in, reading, schema_of, sqlite_path, writing
+from etl.load.tables import VERSION_TABLE, metadata
 
-VERSION_TABLE = "langfuse_etl_version"
 # Any constant will do; it keeps two processes from upgrading one Postgres at the same time.
 _ADVISORY_LOCK = 7_203_771_044
 
@@ -66,6 +65,8 @@ def upgrade(engine: Engine) -> Path | None:
             conn.exec_driver_sql(f"SET LOCAL search_path TO {quoted}")
         _revision(conn)
         command.upgrade(_config(conn), "head")
+    if path is not None:
+        let_readers_in(engine)
     return copy
 
 

@@ -7,6 +7,9 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, PrimaryKeyC
 from etl.load.types import COLUMN_TYPES, Instant, JsonText
 from etl.transform.fields import OBSERVATION, OBSERVATION_V2_ONLY, SCORE_LEGACY, SESSION, TRACE_DOCUMENT, Field
 
+# Alembic's own table; whoever has it is ours.
+VERSION_TABLE = "langfuse_etl_version"
+
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -87,7 +90,19 @@ sync_state = Table(
     Column("watermark", Instant()),
     Column("filters_hash", Text, nullable=False),
     Column("origin", Instant(), nullable=False, comment="where the stream begins; coverage is wanted from here"),
+    Column("plan", JsonText(), comment="what the planner remembers of its lookback tiers"),
     PrimaryKeyConstraint("project_id", "stream"),
+)
+
+sync_absences = Table(
+    "sync_absences",
+    metadata,
+    Column("project_id", Text, nullable=False),
+    Column("stream", Text, nullable=False),
+    Column("trace_id", Text, nullable=False, comment="empty but for observations"),
+    Column("id", Text, nullable=False),
+    Column("noticed_at", Instant(), nullable=False, comment="when a complete read first lacked the row"),
+    PrimaryKeyConstraint("project_id", "stream", "trace_id", "id"),
 )
 
 sync_runs = Table(

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Boolean, Cast, ColumnElement, Dialect, Double, Text, cast
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 
 from etl.transform.fields import Kind
 
@@ -50,11 +50,13 @@ class Instant(InstantText):
         return None if value is None else value.astimezone(UTC)
 
 
-class _RawJsonb(JSONB):
-    """`jsonb` bound as text: the text was written once, by `jsontext.dumps`."""
+class _RawJsonb(UserDefinedType[str]):
+    """`jsonb` bound as text, which `jsontext.dumps` wrote once; SQLAlchemy's own type would write it a second time."""
 
-    def bind_processor(self, dialect: Dialect) -> None:
-        return None
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSONB"
 
 
 class JsonText(TypeDecorator[str]):

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Table, bindparam, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from etl.load.tables import ROW_TABLES
-from etl.transform.rows import Row
+from etl.load.types import JsonText
+from etl.transform.jsontext import loads
+from etl.transform.rows import Row, merged_exact
 
 Key = tuple[str, ...]
 
@@ -22,7 +24,9 @@ _VERSION_COLUMNS = {
     "scores": ("updated_at",),
     "sessions": (),
 }
-_TRACES_GENERATION = ("traces", "trace_copy")
+# Rows of these tables that were read from observations were put together from them: there is no such answer.
+_DERIVABLE = ("traces", "sessions")
+_CONTENTS = ("input", "output", "metadata")
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32); keys have up to 3 parts.
 _KEYS_PER_SELECT = 5_000
 
@@ -38,19 +42,23 @@ class _Stored(NamedTuple):
     content_hash: str
     read_from: str
     deleted: bool
+    extra: str | None
+    exact: str | None
     version: tuple[str, ...]
 
 
 def upsert(conn: Connection, table_name: str, rows: Iterable[Row], now: datetime) -> Written:
     """Writes what is new or newer; the same rows again write nothing.
 
-    A row replaces a stored one if its `updated_at` is newer or equal, across generations only if it is newer. Of rows
-    with equal `updated_at` the one with the later time wins, so that the order of reading does not matter. Columns
-    that are not in a row keep their value. Any sighting takes a deletion mark away.
+    A row replaces a stored one if its `updated_at` is newer or equal; if another API (or the copy of a trace among
+    observations) gave the stored one, only if it is newer. Of rows with equal `updated_at` the one with the later time
+    wins, so that the order of reading does not matter. A row that was derived gives way to every answer of an API, and
+    to the next derivation. Columns that are not in a row keep their value, with their part of `exact`; a row without
+    contents that shows nothing new writes nothing. Any sighting takes a deletion mark away.
 
     Args:
         table_name: `traces`, `observations`, `scores` or `sessions`.
-        rows: As `transform.rows.from_api` gives them; the same columns in each.
+        rows: As `transform.rows.from_api` gives them, or derived; the same columns in each.
         now: The time of `first_seen_at` and `changed_at`.
     """
     table = ROW_TABLES[table_name]
@@ -62,22 +70,33 @@ def upsert(conn: Connection, table_name: str, rows: Iterable[Row], now: datetime
             newest[key] = row
     stored = _stored_rows(conn, table, list(newest))
     inserts = [row for key, row in newest.items() if key not in stored]
-    updates = [row for key, row in newest.items() if key in stored and _replaces(table, row, stored[key])]
-    written = {id(row) for row in updates}
-    revived = [key for key, row in newest.items() if key in stored and stored[key].deleted and id(row) not in written]
+    replacing = {key: row for key, row in newest.items() if key in stored and _replaces(table, row, stored[key])}
+    light = {key: row for key, row in replacing.items() if _is_light(table, row) and not stored[key].deleted}
+    for key in _showing_nothing_new(conn, table, light, stored):
+        del replacing[key]
+    updates = [_with_rest(table, row, stored[key]) for key, row in replacing.items()]
+    revived = [key for key in newest if key in stored and stored[key].deleted and key not in replacing]
     _write(conn, table, inserts + updates, now)
     _unmark(conn, table, revived, now)
     return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
 
 
-def insert_or_update(conn: Connection, table: Table, values: Mapping[str, Any]) -> None:
-    """Writes one row of a table of ours, whatever stood under its key."""
+def insert_or_update(
+    conn: Connection, table: Table, values: Mapping[str, Any], *, only_over: ColumnElement[bool] | None = None
+) -> bool:
+    """Writes one row of a table of ours, whatever stood under its key, or only over a row that fits `only_over`.
+
+    Returns:
+        Whether it was written.
+    """
     insert = _insert(conn, table)
     key = {column.name for column in table.primary_key}
     statement = insert.on_conflict_do_update(
-        index_elements=list(table.primary_key), set_={n: insert.excluded[n] for n in values if n not in key}
+        index_elements=list(table.primary_key),
+        set_={n: insert.excluded[n] for n in values if n not in key},
+        where=only_over,
     )
-    conn.execute(statement, [dict(values)])
+    return conn.execute(statement, dict(values)).rowcount == 1
 
 
 def _insert(conn: Connection, table: Table) -> Any:
@@ -92,8 +111,10 @@ def _version(table: Table, row: Row) -> tuple[str, ...]:
 def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
     if row["content_hash"] == stored.content_hash and row["read_from"] == stored.read_from:
         return False
+    if table.name in _DERIVABLE and stored.read_from == "observations":
+        return True
     new = _version(table, row)
-    if (row["read_from"] in _TRACES_GENERATION) != (stored.read_from in _TRACES_GENERATION):
+    if row["read_from"] != stored.read_from:
         return new[:1] > stored.version[:1]
     # What was deleted comes back as it is now, even as an older version (the same trace id on another date).
     return new >= stored.version or stored.deleted
@@ -101,7 +122,7 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
 
 def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:
     key_columns = list(table.primary_key)
-    state = [table.c.content_hash, table.c.read_from, table.c.deleted_at.is_not(None)]
+    state = [table.c.content_hash, table.c.read_from, table.c.deleted_at.is_not(None), table.c.extra, table.c.exact]
     version = [table.c[name] for name in _VERSION_COLUMNS[table.name]]
     found: dict[Key, _Stored] = {}
     for start in range(0, len(keys), _KEYS_PER_SELECT):
@@ -109,8 +130,56 @@ def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Ke
         query = select(*key_columns, *state, *version).where(tuple_(*key_columns).in_(chunk))
         for row in conn.execute(query):
             key, known = tuple(row[: len(key_columns)]), row[len(key_columns) :]
-            found[key] = _Stored(known[0], known[1], known[2], tuple(part or "" for part in known[3:]))
+            content_hash, read_from, deleted, extra, exact, *version_parts = known
+            found[key] = _Stored(
+                content_hash, read_from, deleted, extra, exact, tuple(part or "" for part in version_parts)
+            )
     return found
+
+
+def _is_light(table: Table, row: Row) -> bool:
+    """Whether the row was read without contents."""
+    return any(name in table.c and name not in row for name in _CONTENTS)
+
+
+def _showing_nothing_new(
+    conn: Connection, table: Table, rows: Mapping[Key, Row], stored: Mapping[Key, _Stored]
+) -> list[Key]:
+    """Which of these rows without contents say what is stored already; their hashes leave the contents out."""
+    known = [key for key, row in rows.items() if _version(table, row) == stored[key].version]
+    if not known:
+        return []
+    names = [name for name in rows[known[0]] if name not in ("content_hash", "read_from", "extra", "exact")]
+    key_columns = list(table.primary_key)
+    same: list[Key] = []
+    for start in range(0, len(known), _KEYS_PER_SELECT):
+        chunk = known[start : start + _KEYS_PER_SELECT]
+        query = select(*key_columns, *(table.c[name] for name in names)).where(tuple_(*key_columns).in_(chunk))
+        for found in conn.execute(query):
+            key, values = tuple(found[: len(key_columns)]), found[len(key_columns) :]
+            row = _with_rest(table, rows[key], stored[key])
+            same_values = all(_is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
+            if same_values and all(_is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
+                same.append(key)
+    return same
+
+
+def _is_same(table: Table, name: str, new: Any, old: Any) -> bool:
+    if isinstance(table.c[name].type, JsonText) and new is not None and old is not None:
+        return bool(new == old or loads(new) == loads(old))  # Postgres spells it in its own way
+    return bool(new == old)
+
+
+def _with_rest(table: Table, row: Row, stored: _Stored) -> Row:
+    """`row` with what `exact` and `extra` hold of stored fields that were not asked for this time."""
+    if stored.extra is None and stored.exact is None:
+        return row
+    columns = set(row)
+    if stored.extra is not None and row["extra"] is None and _is_light(table, row):
+        # Which of the unknown fields belong to the contents cannot be known.
+        columns.remove("extra")
+        row = row | {"extra": stored.extra}
+    return row | {"exact": merged_exact(row["exact"], stored.exact, columns)}
 
 
 def _write(conn: Connection, table: Table, rows: list[Row], now: datetime) -> None:

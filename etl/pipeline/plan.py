@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from etl.errors import ClockError, ConfigError
 from etl.intervals import DAY, Window, intersect, merge, split_at_midnights, split_by, subtract, whole_ms
 
-Tier = Literal["live", "history", "backfill", "refresh"]
+LIVE, HISTORY = "live", "history"
 
 # A clock may be corrected by this much without anybody being asked.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 _LONGEST_WINDOW = timedelta(days=7)
+# Neighbours with so few rows together are one request; apart they would be two.
+_ROWS_OF_ONE_REQUEST = 100
 
 
 class Due(NamedTuple):
-    """A window to read now, and why."""
+    """A window to read now. `tier` says why: `live`, `history`, or the span of a lookback tier, such as `6h`.
+
+    `light`: all of it is stored already, so comparing what is cheap to read will do.
+    """
 
     window: Window
-    tier: Tier
+    tier: str
+    light: bool
 
 
 def newest_readable(now: datetime, lag: timedelta) -> datetime:
@@ -28,49 +34,52 @@ def newest_readable(now: datetime, lag: timedelta) -> datetime:
     return whole_ms(now - lag)
 
 
+def require_sane_clock(edge: datetime, coverage: Iterable[Window]) -> None:
+    """Refuses to plan with a clock that contradicts the ledger.
+
+    Raises:
+        ClockError: Coverage ends in the future.
+    """
+    newest = max((window.end for window in coverage), default=edge)
+    if newest > edge + CLOCK_TOLERANCE:
+        raise ClockError(
+            f"the database holds data up to {newest:%Y-%m-%d %H:%M} UTC, but the clock allows only"
+            f" {edge:%Y-%m-%d %H:%M} UTC; set the clock right, nothing was read"
+        )
+
+
 def due_windows(
     *,
     origin: datetime,
     edge: datetime,
-    coverage: Iterable[Window],
-    lookback: timedelta,
+    coverage: Sequence[Window],
+    again: Sequence[Due],
     midnight_bound: bool,
+    rows_stored: Callable[[Window], int],
 ) -> list[Due]:
-    """The windows of one source that are due, in the order to read them: newest first.
+    """The windows of one source that are due, in the order to read them.
 
-    The newest day comes first, so that the database is useful soon; then whatever is missing, back to `origin`. Of
-    what is covered the last stretch of `lookback` is read again together with what is new.
+    What is missing of the newest day comes first, so that the database is useful soon; then what is to be read again;
+    then whatever else is missing, newest first, back to `origin`. Small neighbours are joined.
 
     Args:
         origin: Where coverage is wanted from.
         edge: The end of what may be read, from `newest_readable`.
         coverage: The intervals read whole.
-        lookback: How far before the end of coverage rows may still change, 0 or more.
-        midnight_bound: Cut windows at UTC midnights.
+        again: What the lookback tiers want of the coverage, in their order.
+        midnight_bound: Windows must not cross UTC midnights.
+        rows_stored: How many rows of a window are stored.
     Raises:
-        ClockError: Coverage ends in the future.
         ConfigError: `origin` is not in the past.
     """
-    covered = merge(coverage)
-    if covered and covered[-1].end > edge + CLOCK_TOLERANCE:
-        raise ClockError(
-            f"the database holds data up to {covered[-1].end:%Y-%m-%d %H:%M} UTC, but the clock allows only"
-            f" {edge:%Y-%m-%d %H:%M} UTC; set the clock right, nothing was read"
-        )
     if origin >= edge:
         raise ConfigError(f"start: {origin:%Y-%m-%dT%H:%M:%SZ} is not in the past; choose an earlier time, or null")
-    wanted = Window(origin, edge)
-    missing = subtract(wanted, covered)
-    if covered:
-        again = Window(max(origin, covered[-1].end - lookback), edge)
-        missing = merge([*missing, *intersect([again], wanted)])
     newest_day = Window(max(origin, edge - DAY), edge)
-    parts = [*intersect(missing, newest_day), *(p for w in missing for p in subtract(w, [newest_day]))]
-    cut = [piece for part in parts for piece in _cut(part, midnight_bound)]
-    return [
-        Due(window, "live" if window.end > newest_day.start else "history")
-        for window in sorted(cut, key=lambda window: window.start, reverse=True)
-    ]
+    missing = subtract(Window(origin, edge), coverage)
+    live = _newest_first(intersect(missing, newest_day), LIVE, midnight_bound)
+    older = [part for window in missing for part in subtract(window, [newest_day])]
+    joined = _join_small([*live, *again], midnight_bound, rows_stored)
+    return [*joined, *_newest_first(older, HISTORY, midnight_bound)]
 
 
 def watermark(origin: datetime, coverage: Iterable[Window]) -> datetime | None:
@@ -81,5 +90,45 @@ def watermark(origin: datetime, coverage: Iterable[Window]) -> datetime | None:
     return None
 
 
-def _cut(window: Window, midnight_bound: bool) -> list[Window]:
+def cut_for_reader(window: Window, midnight_bound: bool) -> list[Window]:
+    """`window` in the longest pieces that a reader takes, in ascending order."""
     return split_at_midnights(window) if midnight_bound else split_by(window, _LONGEST_WINDOW)
+
+
+def cut_by_rows(window: Window, rows: int, most_rows: int, midnight_bound: bool) -> list[Window]:
+    """`window` in pieces of about `most_rows` of its `rows` rows, in ascending order; none under a millisecond."""
+    pieces = max(1, -(-rows // most_rows))
+    length = max(timedelta(milliseconds=1), whole_ms_up((window.end - window.start) / pieces))
+    return [part for piece in cut_for_reader(window, midnight_bound) for part in split_by(piece, length)]
+
+
+def whole_ms_up(length: timedelta) -> timedelta:
+    """`length`, made whole milliseconds by adding less than one."""
+    return -(-length // timedelta(milliseconds=1)) * timedelta(milliseconds=1)
+
+
+def _newest_first(windows: Iterable[Window], tier: str, midnight_bound: bool) -> list[Due]:
+    pieces = (piece for window in windows for piece in cut_for_reader(window, midnight_bound))
+    return [Due(window, tier, light=False) for window in sorted(pieces, key=lambda w: w.start, reverse=True)]
+
+
+def _join_small(due: Sequence[Due], midnight_bound: bool, rows_stored: Callable[[Window], int]) -> list[Due]:
+    """Neighbours that are one request together as one window; it takes the place and tier of its first part."""
+    joined: list[tuple[Due, int]] = []
+    for one in due:
+        rows = rows_stored(one.window)
+        for index, (other, other_rows) in enumerate(joined):
+            whole = _union(one.window, other.window)
+            fits = rows + other_rows <= _ROWS_OF_ONE_REQUEST
+            if whole and fits and len(cut_for_reader(whole, midnight_bound)) == 1:
+                joined[index] = (Due(whole, other.tier, one.light and other.light), rows + other_rows)
+                break
+        else:
+            joined.append((one, rows))
+    return [one for one, _ in joined]
+
+
+def _union(one: Window, other: Window) -> Window | None:
+    if one.end == other.start or other.end == one.start:
+        return Window(min(one.start, other.start), max(one.end, other.end))
+    return None

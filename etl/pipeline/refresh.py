@@ -6,13 +6,13 @@ import tempfile
 
 from sqlalchemy import Engine
 
-from etl.extract.readers import Page, Reader
+from etl.extract.readers import Reader
 from etl.load import lease
 from etl.load.engine import writing
-from etl.pipeline.run import Scope
-from etl.pipeline.store import store_page
+from etl.pipeline.scope import Scope
+from etl.pipeline.store import store_rows
 from etl.transform.jsontext import dumps, loads
-from etl.transform.pages import Kind
+from etl.transform.pages import Kind, rows_of
 
 
 def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: Scope, session_id: str) -> int:
@@ -35,6 +35,6 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
             lease.renew(conn, owner)
             for line in waiting:
                 kind, plain, items = loads(line.decode())
-                page = Page(Kind(kind), items, plain)
-                store_page(conn, page, project_id=scope.project_id, contents=scope.contents, now=scope.now)
+                tables = rows_of(Kind(kind), items, project_id=scope.project_id, plain=plain, contents=scope.contents)
+                store_rows(conn, Kind(kind), tables, project_id=scope.project_id, light=False, now=scope.now)
     return count

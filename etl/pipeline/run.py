@@ -10,22 +10,27 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
 from etl.errors import ApiError, AuthError, EtlError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment
-from etl.intervals import Window, merge, subtract
+from etl.intervals import Window, subtract
 from etl.load import lease, ledger
+from etl.load.compare import Key, differing_stretch, keys_and_times
+from etl.load.deletions import settle_absences
 from etl.load.engine import reading, writing
-from etl.pipeline.plan import Due, due_windows, newest_readable, watermark
+from etl.load.types import instant_text
+from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
-from etl.pipeline.store import store_page
+from etl.pipeline.scope import Scope
+from etl.pipeline.sources import Source, plan
+from etl.pipeline.store import refresh_after_deletion, store_rows
+from etl.transform.pages import BRINGS, Kind, rows_of
 from etl.transform.rows import RowError
 
 log = logging.getLogger(__name__)
@@ -35,25 +40,6 @@ _PAGES_WAITING = 2
 _POLL_S = 0.2
 
 Progress = Callable[[RunReport, int, int], None]
-
-
-@dataclass(frozen=True)
-class Scope:
-    """What is synced, and how: one project of the configuration, as the server knows it.
-
-    `start` is None for everything that the server shows. `now` is the run's one clock reading.
-    """
-
-    project_id: str
-    project_name: str
-    streams: Sequence[str]
-    filters_hash: str
-    start: datetime | None
-    lag: timedelta
-    lookback: timedelta
-    contents: bool
-    concurrency: int
-    now: datetime
 
 
 class _Delivery(NamedTuple):
@@ -68,10 +54,12 @@ class _Delivery(NamedTuple):
 class _Work:
     """A due window while it is read: what of it is closed, and what its open segment has brought so far."""
 
-    source: str
+    source: Source
     due: Due
     closed: list[Window] = field(default_factory=list)
     changed: int = 0
+    seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
+    ended: bool = False
 
 
 def sync(
@@ -116,8 +104,6 @@ class _Run:
         self._requests_sent, self._stop, self._on_progress = requests_sent, stop, on_progress
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
-        self._origins: dict[str, datetime] = {}
-        self._coverage: dict[str, list[Window]] = {}
         self._done = 0
         self._planned = 0
 
@@ -163,29 +149,11 @@ class _Run:
 
     def _plan(self) -> list[_Work]:
         """Due windows of all sources, interleaved so that every stream has its newest day soon."""
-        edge = newest_readable(self._scope.now, self._scope.lag)
-        per_source: list[list[_Work]] = []
-        for source in self._reader.sources(self._scope.streams):
-            with reading(self._engine) as conn:
-                state = ledger.stream_states(conn, self._scope.project_id).get(source)
-                coverage = ledger.coverage(conn, self._scope.project_id, source, self._scope.filters_hash)
-            origin = self._scope.start
-            if origin is None:
-                # The newest day is always wanted, so an empty project has coverage, too.
-                known = state.origin if state and state.filters_hash == self._scope.filters_hash else None
-                origin = known or self._oldest(source, edge) or edge - timedelta(days=1)
-            self._origins[source], self._coverage[source] = origin, coverage
-            due = due_windows(
-                origin=origin, edge=edge, coverage=coverage, lookback=self._scope.lookback,
-                midnight_bound=self._reader.midnight_bound(source),
-            )  # fmt: skip
-            per_source.append([_Work(source, one) for one in due])
+        per_source = [
+            [_Work(source, one) for one in due] for source, due in plan(self._engine, self._reader, self._scope)
+        ]
         longest = max(map(len, per_source), default=0)
         return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
-
-    def _oldest(self, source: str, edge: datetime) -> datetime | None:
-        oldest = self._reader.oldest(source, edge)
-        return None if oldest is None else min(oldest, edge - timedelta(days=1))
 
     # Reading, in threads
 
@@ -205,7 +173,7 @@ class _Run:
         def read(work: _Work) -> None:
             error: Exception | None = None
             try:
-                for page in self._reader.read(work.source, work.due.window):
+                for page in self._pages(work):
                     if not deliver(_Delivery(work, page)):
                         return
             except Exception as raised:  # noqa: BLE001 - handed to the writer, which judges it
@@ -228,10 +196,27 @@ class _Run:
                 abandon.set()
                 pool.shutdown(wait=False, cancel_futures=True)
 
+    def _pages(self, work: _Work) -> Iterator[Page]:
+        """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
+        name, scope = work.source.name, self._scope
+        for page in self._reader.read(name, work.due.window, light=work.due.light):
+            if page.light:
+                tables = rows_of(
+                    page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents
+                )
+                with reading(self._engine) as conn:
+                    stretch = differing_stretch(conn, tables)
+                if stretch is not None:
+                    for whole in self._reader.read(name, stretch):
+                        yield whole._replace(closes=())
+            yield page
+
     # Writing, here alone
 
     def _take(self, delivery: _Delivery) -> None:
         work, page, error = delivery
+        if work.ended:
+            return  # a page on its way when its window failed
         if page is not None:
             try:
                 self._store(work, page)
@@ -244,28 +229,59 @@ class _Run:
 
     def _store(self, work: _Work, page: Page) -> None:
         scope = self._scope
+        tables = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
+        for table, rows in tables.items():
+            work.seen.setdefault(table, {}).update(keys_and_times(table, rows))
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
-            written = store_page(conn, page, project_id=scope.project_id, contents=scope.contents, now=scope.now)
+            written = store_rows(conn, page.kind, tables, project_id=scope.project_id, light=page.light, now=scope.now)
             work.changed += written.changed
             for segment in page.closes:
-                self._close(conn, work, segment)
+                self._close(conn, work, page.kind, segment)
             self._note_requests(conn, len(page.items), written.changed)
-        stream = self._report.stream(work.source)
+        stream = self._report.stream(work.source.name)
         stream.rows_read += len(page.items)
         stream.rows_written += written.changed
 
-    def _close(self, conn: Connection, work: _Work, segment: Segment) -> None:
-        self._record(conn, work, segment)
+    def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:
+        deleted, reason = 0, None
+        if segment.proof in ("counted", "walked") and work.source.was_covered(segment.window):
+            deleted, too_many = self._settle_absences(conn, work, kind, segment.window)
+            if too_many:
+                segment = segment._replace(proof="doubtful")
+                reason = "too many stored rows are missing; `langfuse-etl verify --repair` marks them if they are gone"
+        if segment.proof in ledger.COVERING:
+            work.source.note_read(segment.window)
+        else:
+            work.source.note_failure(segment.window)
+        self._record(conn, work, segment, deleted, reason)
         work.closed.append(segment.window)
         work.changed = 0
-        if segment.proof in ledger.COVERING:
-            self._coverage[work.source] = merge([*self._coverage[work.source], segment.window])
+        for seen in work.seen.values():
+            for key in [key for key, at in seen.items() if _inside(at, segment.window)]:
+                del seen[key]
         self._save_state(conn, work.source)
+
+    def _settle_absences(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> tuple[int, bool]:
+        """How many stored rows were marked as deleted, and whether too many were missing to believe it."""
+        scope = self._scope
+        if not scope.mark_deletions or (scope.kept_from is not None and window.start < scope.kept_from):
+            return 0, False
+        marked, too_many = 0, False
+        for stream, read_from in BRINGS[kind].items():
+            seen = [key for key, at in work.seen.get(stream, {}).items() if _inside(at, window)]
+            absences = settle_absences(
+                conn, scope.project_id, stream, window, seen, read_from=read_from, read_started_at=scope.now
+            )
+            marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
+            if stream == "observations" and absences.deleted:
+                refresh_after_deletion(conn, kind, scope.project_id, {key[0] for key in absences.deleted}, scope.now)
+        return marked, too_many
 
     def _end(self, work: _Work, error: Exception | None) -> None:
         """A window's last delivery: whatever of it was not closed has failed."""
         self._done += 1
+        work.ended = True
         if isinstance(error, ShutdownRequested):
             raise error
         left = subtract(work.due.window, work.closed)
@@ -276,42 +292,48 @@ class _Run:
             with writing(self._engine) as conn:
                 lease.renew(conn, self._owner)
                 for window in left:
-                    self._record(conn, work, Segment(window, "failed", None, 0, 0), reason)
+                    work.source.note_failure(window)
+                    self._record(conn, work, Segment(window, "failed", None, 0, 0), 0, reason)
+                self._save_state(conn, work.source)
         if isinstance(error, AuthError):
             raise error
 
-    def _record(self, conn: Connection, work: _Work, segment: Segment, reason: str | None = None) -> None:
-        stream = self._report.stream(work.source)
+    def _record(self, conn: Connection, work: _Work, segment: Segment, deleted: int, reason: str | None = None) -> None:
+        source = work.source
+        stream = self._report.stream(source.name)
         stream.windows += 1
         if segment.proof not in ("counted", "walked"):
             stream.failed_windows += 1
-            self._report.fail(f"{work.source} {segment.window}: {reason or segment.proof}")
-        record = ledger.WindowRecord(
-            project_id=self._scope.project_id,
-            stream=work.source,
-            filters_hash=self._scope.filters_hash,
-            window=segment.window,
-            tier=work.due.tier,
-            api=self._reader.api,
-            proof=segment.proof,
-            promised=segment.promised,
-            read=segment.read,
-            changed=work.changed,
-            requests=segment.requests,
-            run_id=self._run_id,
-            error=reason,
-        )
-        ledger.record_window(conn, record, self._scope.now)
+            self._report.fail(f"{source.name} {segment.window}: {reason or segment.proof}")
+        for name in source.covers:
+            record = ledger.WindowRecord(
+                project_id=self._scope.project_id,
+                stream=name,
+                filters_hash=self._scope.filters_hash,
+                window=segment.window,
+                tier=work.due.tier,
+                api=self._reader.api,
+                proof=segment.proof,
+                promised=segment.promised,
+                # What is derived comes without rows and requests of its own.
+                read=segment.read if name == source.name else 0,
+                changed=work.changed if name == source.name else 0,
+                deleted=deleted if name == source.name else 0,
+                requests=segment.requests if name == source.name else 0,
+                run_id=self._run_id,
+                error=reason,
+            )
+            ledger.record_window(conn, record, self._scope.now)
         log.info(
             "window %s %s: %s, %d rows, %d changed, %d requests",
-            work.source, segment.window, segment.proof, segment.read, work.changed, segment.requests,
+            source.name, segment.window, segment.proof, segment.read, work.changed, segment.requests,
         )  # fmt: skip
 
-    def _save_state(self, conn: Connection, source: str) -> None:
-        mark = watermark(self._origins[source], self._coverage[source])
-        self._report.stream(source).watermark = mark
-        state = ledger.StreamState(self._reader.api, self._origins[source], mark, self._scope.filters_hash)
-        ledger.save_stream_state(conn, self._scope.project_id, source, state)
+    def _save_state(self, conn: Connection, source: Source) -> None:
+        state = source.state()
+        for name in source.covers:
+            self._report.stream(name).watermark = state.watermark
+            ledger.save_stream_state(conn, self._scope.project_id, name, state)
 
     def _note_requests(self, conn: Connection, rows_read: int, rows_written: int) -> None:
         sent = self._requests_sent()
@@ -319,3 +341,7 @@ class _Run:
             conn, self._run_id, rows_read=rows_read, rows_written=rows_written, requests=sent - self._requests_noted
         )
         self._requests_noted = sent
+
+
+def _inside(time: str, window: Window) -> bool:
+    return instant_text(window.start) <= time < instant_text(window.end)

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import Connection
 
-from etl.extract.readers import Page
-from etl.load.derived import refresh_trace_metrics
+from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
 from etl.load.upsert import Written, upsert
-from etl.transform.pages import SHAPES, rows_of, trace_ids
+from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
+from etl.transform.rows import Row
 
 
-def store_page(conn: Connection, page: Page, *, project_id: str, contents: bool, now: datetime) -> Written:
-    """Upserts the rows of a page and derives what follows from them for every trace they belong to.
+def store_rows(
+    conn: Connection, kind: Kind, tables: Mapping[str, Sequence[Row]], *, project_id: str, light: bool, now: datetime
+) -> Written:
+    """Upserts the rows of one page and derives what follows from them for every trace they belong to.
+
+    The counts returned are those of the objects that the API answered.
 
     Args:
-        contents: False drops inputs and outputs.
+        tables: As `pages.rows_of` gives them.
+        light: The rows were compared before and are stored; only derive.
         now: The time of `first_seen_at` and `changed_at`.
-    Raises:
-        RowError: An object without a usable key; the caller rolls the page back.
     """
-    rows = rows_of(page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents)
-    table = SHAPES[page.kind].table
-    written = upsert(conn, table, rows, now)
-    touched = trace_ids(rows, table)
+    written = [] if light else [upsert(conn, table, rows, now) for table, rows in tables.items()]
+    touched = trace_ids(tables)
+    if kind in OBSERVATIONS_V2:
+        derive_traces(conn, project_id, touched, now)
+        derive_sessions(conn, project_id, session_ids(tables), now)
     if touched:
         refresh_trace_metrics(conn, project_id, touched, now)
-    return written
+    return Written(sum(one.stored for one in written), sum(one.changed for one in written))
+
+
+def refresh_after_deletion(
+    conn: Connection, kind: Kind, project_id: str, traces: Collection[str], now: datetime
+) -> None:
+    """Derives anew what follows from observations, some of which were marked as deleted."""
+    if kind in OBSERVATIONS_V2:
+        derive_traces(conn, project_id, traces, now)
+    refresh_trace_metrics(conn, project_id, traces, now)

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Engine
 
 from etl.config import Config, Project
-from etl.errors import ApiError, ConfigError
+from etl.errors import ConfigError
+from etl.extract.budget import Budgets, is_cloud
 from etl.extract.client import Client, Patience
+from etl.extract.observations_api import ObservationsReader
 from etl.extract.probe import ProjectInfo, choose_api, local_now, project_info, server_version
 from etl.extract.readers import Api, Reader
 from etl.extract.traces_api import TracesReader
 from etl.load import ledger
 from etl.load.engine import reading
-from etl.pipeline.run import Scope
+from etl.pipeline.scope import Scope
+
+log = logging.getLogger(__name__)
 
 UNFILTERED = "all"
+# What the smallest plan of Langfuse Cloud shows (langfuse-docs, pricing).
+_CLOUD_ACCESS = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,13 @@ class Connected:
             retention_days=self.info.retention_days,
         )
 
+    def _kept_from(self) -> datetime | None:
+        """Older rows may vanish without anybody deleting them."""
+        limits = [] if self.info.retention_days is None else [timedelta(days=self.info.retention_days)]
+        if is_cloud(urlsplit(self.client.base_url).hostname or ""):
+            limits.append(_CLOUD_ACCESS)
+        return self.now - min(limits) if limits else None
+
     def scope(self, config: Config) -> Scope:
         """What a run of this project reads."""
         return Scope(
@@ -54,15 +69,23 @@ class Connected:
             filters_hash=UNFILTERED,
             start=self.settings.start,
             lag=config.sync.lag,
-            lookback=config.sync.lookback[0],
+            every=config.sync.every,
+            lookback=config.sync.lookback,
             contents=self.settings.content == "full",
+            mark_deletions=config.sync.deletes == "mark",
+            kept_from=self._kept_from(),
             concurrency=config.http.concurrency,
             now=self.now,
         )
 
 
-def open_client(project: Project, config: Config, stop: threading.Event) -> Client:
-    """A client for the server of a project; nothing is sent yet."""
+def open_client(project: Project, config: Config, stop: threading.Event, budgets: Budgets | None = None) -> Client:
+    """A client for the server of a project; nothing is sent yet.
+
+    Args:
+        budgets: Those of this process; None makes new ones, which know nothing of what was sent before.
+    """
+    budgets = budgets or Budgets(config.http.share, config.http.requests_per_minute)
     return Client(
         project.base_url,
         project.public_key,
@@ -72,16 +95,24 @@ def open_client(project: Project, config: Config, stop: threading.Event) -> Clie
         patience=Patience(config.http.give_up_after.total_seconds()),
         connections=config.http.concurrency,
         stop=stop,
+        budgets=budgets,
     )
 
 
 def connect(
-    project: Project, config: Config, engine: Engine, stop: threading.Event, now: datetime | None = None
+    project: Project,
+    config: Config,
+    engine: Engine,
+    stop: threading.Event,
+    *,
+    budgets: Budgets | None = None,
+    now: datetime | None = None,
 ) -> Connected:
     """Asks the server who it is, and chooses the reader for its generation of the API.
 
     Args:
         engine: A database of the current revision; it knows which generation was read last.
+        budgets: See `open_client`.
         now: In place of the clocks of this machine and of the server.
     Raises:
         ApiError: The server does not answer as Langfuse, or the key is wrong.
@@ -89,13 +120,19 @@ def connect(
     """
     if project.filters:
         raise ConfigError(f"project {project.name}: filters cannot be used yet; remove `filters` to copy every trace")
-    client = open_client(project, config, stop)
+    client = open_client(project, config, stop, budgets)
     version = server_version(client)
     info = project_info(client)
+    client.organization_id = info.organization_id or ""
     moment = now or local_now(client)
     with reading(engine) as conn:
         recorded = _recorded_api(conn, info.id)
     api = choose_api(client, project.api, recorded, moment)
+    if recorded is not None and api != recorded:
+        log.warning(
+            "project %s: read through the %s API from now on, no longer through the %s API; what is stored stays",
+            project.name, api, recorded,
+        )  # fmt: skip
     return Connected(project, client, info, version, api, _reader(api, client), moment)
 
 
@@ -123,9 +160,4 @@ def _recorded_api(conn: Connection, project_id: str) -> Api | None:
 
 
 def _reader(api: Api, client: Client) -> Reader:
-    if api == "traces":
-        return TracesReader(client)
-    raise ApiError(
-        "this server has only the observations API of Langfuse v4, which this version cannot read yet",
-        path="/v2/observations",
-    )
+    return TracesReader(client) if api == "traces" else ObservationsReader(client)

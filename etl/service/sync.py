@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from etl.config import Config, Project
 from etl.errors import ConfigError, DatabaseError, EtlError, LeaseLostError, ShutdownRequested
+from etl.extract.budget import Budgets
 from etl.load import lease, ledger
 from etl.load.engine import writing
 from etl.pipeline.report import RunReport
@@ -55,11 +56,13 @@ def sync_projects(
         DatabaseError, LeaseLostError: Nothing can be written any more.
         ConfigError: Two entries are one project.
     """
+    budgets = Budgets(config.http.share, config.http.requests_per_minute)
     reports: list[RunReport] = []
     connected: list[Connected] = []
     for project in projects:
         try:
-            connected.append(connect(project, config, engine, stop, now() if now else None))
+            moment = now() if now else None
+            connected.append(connect(project, config, engine, stop, budgets=budgets, now=moment))
         except EtlError as error:
             reports.append(_failed(project, error))
     refuse_twins(connected)

@@ -112,6 +112,13 @@ OBSERVATION_V2_ONLY = (
     *_fields(Kind.FLAG, "bookmarked", "public", "isRootObservation"),
 )
 
+# GET /v2/observations after `etl.transform.observations_v2.flatten`.
+OBSERVATION_V2 = replace(
+    OBSERVATION, fields=OBSERVATION.fields + OBSERVATION_V2_ONLY, optional=frozenset({"unit", "usage"})
+)
+# A trace as GET /v2/observations knows it: its copy among the observations, or what its observations say of it.
+TRACE_V2 = TRACE.without("htmlPath", "externalId")
+
 _SCORE_FIELDS = (
     _fields(Kind.TEXT, "id", "projectId", "environment", "name", "stringValue", "dataType", "source"),
     _fields(Kind.TEXT, "authorUserId", "comment", "configId", "queueId", "executionTraceId"),

@@ -2,20 +2,31 @@
 
 orjson does the work wherever it is exact. It is not exact for integers above 64 bits (it gives a float), and it
 refuses lone surrogates and deep nesting; simplejson takes over there, because it alone writes `Decimal` as a number.
+Whatever `parse` gives can be written again: both stop at the same depth.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
+import sys
+from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
 import orjson
 import simplejson
 
-# A number where a double might not be enough: 17 or more digits, or an exponent. Numbers follow one of `:,[`.
-_LONG_NUMBER = re.compile(rb"[:,\[]\s*(-?\d(?:[\d.]{16,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d+))")
+# A number where a double might not be enough: 17 or more digits, or an exponent. Numbers follow one of `:,[`, or stand
+# alone, as in a column that holds nothing else.
+_LONG = rb"\s*(-?\d(?:[\d.]{16,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d+))"
+_LONG_NUMBER = re.compile(rb"[:,\[]" + _LONG)
+_LONG_NUMBER_ALONE = re.compile(_LONG)
 _INT64_DIGITS = 18
+# Python reads no integer of more digits (`sys.set_int_max_str_digits`); Postgres gives 1e9000 back with all its zeros.
+_INT_DIGITS = 4_000
+# The depth that orjson reads. Everything else here needs one frame of Python for each level.
+_MAX_DEPTH = 1_024
+_FRAMES = 4_000
+sys.setrecursionlimit(max(sys.getrecursionlimit(), _FRAMES))
 _NUL_ESCAPE = b"\\u0000"
 
 
@@ -34,18 +45,25 @@ def parse(body: bytes) -> Parsed:
     """The value of a JSON text in UTF-8; floats are exact, or `Decimal` where a double would lose digits.
 
     Raises:
-        JsonTextError: `body` is no JSON (`NaN` and `Infinity` are none), or nested deeper than Python can follow.
+        JsonTextError: `body` is no JSON (`NaN` and `Infinity` are none), nested deeper than 1,024 levels, or holds a
+            number with an exponent of 19 digits.
     """
-    if all(_fits_machine_number(match[1]) for match in _LONG_NUMBER.finditer(body)):
+    alone = _LONG_NUMBER_ALONE.match(body)
+    if (alone is None or _fits_machine_number(alone[1])) and all(
+        _fits_machine_number(match[1]) for match in _LONG_NUMBER.finditer(body)
+    ):
         try:
             return Parsed(orjson.loads(body), plain=_NUL_ESCAPE not in body)
         except orjson.JSONDecodeError:
             pass  # lone surrogates, or no JSON at all: the exact parser knows
     try:
         text = body.decode("utf-8", "surrogatepass")
-        return Parsed(simplejson.loads(text, parse_float=_exact, parse_constant=_refuse), plain=False)
-    except (ValueError, RecursionError) as error:
+        value = simplejson.loads(text, parse_float=_exact, parse_int=_whole, parse_constant=_refuse)
+    except (ValueError, RecursionError, InvalidOperation) as error:
         raise JsonTextError("not JSON, or nested too deeply") from error
+    if _is_deeper_than(_MAX_DEPTH, value):
+        raise JsonTextError("nested too deeply")
+    return Parsed(value, plain=False)
 
 
 def loads(text: str) -> Any:
@@ -79,21 +97,31 @@ def holdable(value: Any) -> Any:
     if isinstance(value, str):
         return _UNHOLDABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", value) if _UNHOLDABLE.search(value) else value
     if isinstance(value, Decimal):
-        return value if abs(value.adjusted()) < _JSONB_MAX_EXPONENT else None
+        exponent = value.as_tuple().exponent
+        fits = isinstance(exponent, int) and exponent > -_JSONB_DIGITS and value.adjusted() < _JSONB_DIGITS
+        return value if fits else None
     if isinstance(value, list):
-        items = [holdable(item) for item in value]
-        return items if any(new is not old for new, old in zip(items, value, strict=True)) else value
+        items = value
+        for index, item in enumerate(value):
+            if (held := holdable(item)) is not item:
+                items = list(value) if items is value else items
+                items[index] = held
+        return items
     if isinstance(value, dict):
-        pairs = [(holdable(key), holdable(item)) for key, item in value.items()]
-        same = all(k is old_k and v is old_v for (k, v), (old_k, old_v) in zip(pairs, value.items(), strict=True))
-        return value if same else dict(pairs)
+        same = True
+        pairs: dict[str, Any] = {}
+        for key, item in value.items():
+            held_key, held = holdable(key), holdable(item)
+            same = same and held_key is key and held is item
+            pairs[held_key] = held
+        return value if same else pairs
     return value
 
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNHOLDABLE = re.compile("[\x00\ud800-\udfff]")
 # Postgres 18 manual, 8.1.2: numeric holds 131,072 digits before and 16,383 after the point.
-_JSONB_MAX_EXPONENT = 16_000
+_JSONB_DIGITS = 16_000
 
 
 def _fits_machine_number(token: bytes) -> bool:
@@ -103,8 +131,30 @@ def _fits_machine_number(token: bytes) -> bool:
     return _is_exact(text)
 
 
+def _whole(text: str) -> int | Decimal:
+    return int(text) if len(text) <= _INT_DIGITS else Decimal(text)
+
+
+def _is_deeper_than(levels: int, value: Any) -> bool:
+    """Counts without calling itself, one level at a time."""
+    level = [value]
+    while levels > 0 and level:
+        level = [
+            part
+            for item in level
+            if isinstance(item, list | dict)
+            for part in (item.values() if isinstance(item, dict) else item)
+            if isinstance(part, list | dict)
+        ]
+        levels -= 1
+    return bool(level)
+
+
 def _is_exact(text: str) -> bool:
-    return Decimal(text) == Decimal(repr(float(text)))
+    try:
+        return Decimal(text) == Decimal(repr(float(text)))
+    except InvalidOperation:  # an exponent that no Decimal holds
+        return False
 
 
 def _exact(text: str) -> float | Decimal:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Mapping
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
-from etl.transform.fields import Kind, Shape
+from etl.transform.fields import Kind, Shape, snake_case
 from etl.transform.jsontext import dumps, holdable, loads
 
 Row = dict[str, Any]
@@ -28,7 +29,15 @@ class RowError(ValueError):
     """The object has no usable key, so there is no row it could be."""
 
 
-def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_from: str, plain: bool) -> Row:
+def from_api(
+    item: Mapping[str, Any],
+    shape: Shape,
+    *,
+    project_id: str,
+    read_from: str,
+    plain: bool,
+    verbatim: Mapping[str, Any] = MappingProxyType({}),
+) -> Row:
     """The row that holds all of `item`.
 
     Args:
@@ -37,19 +46,24 @@ def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_fro
         project_id: The project that was asked; the row belongs to it whatever the object says.
         read_from: Which API gave it: `traces`, `observations` or `trace_copy`.
         plain: Whether the whole answer was free of NUL, lone surrogates and numbers beyond 64 bits.
+        verbatim: Fields of `shape` whose value goes to `exact` as well, whatever the column holds.
     Raises:
         RowError: A key is missing or no text.
     """
     row: Row = {}
-    unheld: dict[str, str] = {}
+    unheld = {name: _as_base64(value) for name, value in verbatim.items()}
     absent: list[str] = []
+    missing = 0
     for field in shape.fields:
         value = item.get(field.api, _ABSENT)
         if value is None:
             row[field.column] = None
+            if field.api in shape.optional:  # where null is not the same as nothing
+                unheld.setdefault(field.api, _as_base64(None))
             continue
         if value is _ABSENT:
             row[field.column] = None
+            missing += 1
             if field.api not in shape.optional:
                 absent.append(field.api)
             continue
@@ -60,7 +74,7 @@ def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_fro
         row[field.column] = held
     unknown = (
         {name: value for name, value in item.items() if name not in shape.known}
-        if (len(item) + len(absent) > len(shape.fields))
+        if (len(item) + missing > len(shape.fields))
         else {}
     )
     row["extra"] = None
@@ -70,7 +84,7 @@ def from_api(item: Mapping[str, Any], shape: Shape, *, project_id: str, read_fro
             unheld[""] = _as_base64(unknown)
         row["extra"] = dumps(extra)
     _set_keys(row, item, shape, project_id, unheld)
-    row["exact"] = _exact(unheld, absent) if unheld or absent else None
+    row["exact"] = exact_text(unheld, absent)
     row["content_hash"] = content_hash(row, shape)
     row["read_from"] = read_from
     return row
@@ -113,13 +127,44 @@ def content_hash(row: Row, shape: Shape) -> str:
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
 
 
+def exact_values(row: Mapping[str, Any]) -> dict[str, str]:
+    """What `exact` holds of fields that are there: the API's name to the value's JSON text in base64."""
+    values: dict[str, str] = loads(row["exact"]).get("values", {}) if row.get("exact") else {}
+    return {pointer[1:].replace("~1", "/").replace("~0", "~"): text for pointer, text in values.items()}
+
+
+def exact_text(unheld: Mapping[str, str], absent: Collection[str] = ()) -> str | None:
+    """The column `exact` for what `exact_values` gives back, and for known fields that are absent."""
+    parts: dict[str, Any] = {}
+    if unheld:
+        parts["values"] = {_pointer(name): text for name, text in unheld.items()}
+    if absent:
+        parts["absent"] = sorted(absent)
+    return dumps(parts) if parts else None
+
+
+def merged_exact(new: str | None, old: str | None, columns: Collection[str]) -> str | None:
+    """The column `exact` of a row that was stored with `old` when only `columns` are replaced, by a row with `new`."""
+    if old is None:
+        return new
+    values, absent = exact_values({"exact": old}), loads(old).get("absent", ())
+    kept = {name: text for name, text in values.items() if _column_of(name) not in columns}
+    newest = loads(new).get("absent", []) if new else []
+    return exact_text(
+        kept | exact_values({"exact": new}), [*newest, *(name for name in absent if _column_of(name) not in columns)]
+    )
+
+
 def canonical_instant(text: str) -> str | None:
     """`text` as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds as the server does; None if it is no instant."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
             return None
-        return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+        utc = moment.astimezone(UTC)
+        if not MINYEAR < utc.year < MAXYEAR:  # in another time zone Python could not read it back from Postgres
+            return None
+        return f"{utc.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
     except (ValueError, OverflowError):
         return None
 
@@ -177,13 +222,8 @@ def _set_keys(row: Row, item: Mapping[str, Any], shape: Shape, project_id: str, 
         unheld["traceId"] = _as_base64("")
 
 
-def _exact(unheld: dict[str, str], absent: list[str]) -> str:
-    parts: dict[str, Any] = {}
-    if unheld:
-        parts["values"] = {_pointer(name): text for name, text in unheld.items()}
-    if absent:
-        parts["absent"] = sorted(absent)
-    return dumps(parts)
+def _column_of(api_name: str) -> str:
+    return snake_case(api_name) if api_name else "extra"
 
 
 def _pointer(api_name: str) -> str:

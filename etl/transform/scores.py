@@ -7,7 +7,7 @@ The v3 API gives `value` in the type of the score and names its target in `subje
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 _SUBJECT_FIELDS = {
     "trace": {"id": "traceId"},
@@ -15,6 +15,7 @@ _SUBJECT_FIELDS = {
     "session": {"id": "sessionId"},
     "experiment": {"id": "datasetRunId"},
 }
+_TARGETS = ("traceId", "observationId", "sessionId", "datasetRunId")
 
 
 def flatten(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -24,15 +25,16 @@ def flatten(item: Mapping[str, Any]) -> dict[str, Any]:
     """
     flat = dict(item)
     subject = item.get("subject")
-    names = _SUBJECT_FIELDS.get(subject.get("kind", ""), {}) if isinstance(subject, dict) else {}
-    if isinstance(subject, dict) and set(subject) == {"kind", *names}:
+    if _is_known(subject) and not any(name in item for name in _TARGETS):
         del flat["subject"]
-        flat |= dict.fromkeys(("traceId", "observationId", "sessionId", "datasetRunId"))
-        flat |= {column: subject[part] for part, column in names.items()}
+        flat |= dict.fromkeys(_TARGETS)
+        flat |= {column: subject[part] for part, column in _SUBJECT_FIELDS[subject["kind"]].items()}
+    if "stringValue" in item:
+        return flat
     data_type, value = item.get("dataType"), item.get("value")
     if data_type == "BOOLEAN" and isinstance(value, bool):
         flat |= {"value": int(value), "stringValue": str(value)}
-    elif data_type in ("CATEGORICAL", "TEXT") and isinstance(value, str):
+    elif data_type in _WORDS and isinstance(value, str):
         del flat["value"]
         flat["stringValue"] = value
     elif data_type == "NUMERIC":
@@ -42,17 +44,33 @@ def flatten(item: Mapping[str, Any]) -> dict[str, Any]:
 
 def unflatten(item: Mapping[str, Any]) -> dict[str, Any]:
     """The v3 score that `flatten` was given."""
-    score = {name: value for name, value in item.items() if name not in _FLAT_FIELDS}
-    if "subject" not in item:
+    score = dict(item)
+    if "subject" not in item and all(name in item for name in _TARGETS):
+        score = {name: value for name, value in score.items() if name not in _TARGETS}
         score["subject"] = _subject(item)
-    if item.get("dataType") == "BOOLEAN" and item.get("stringValue") in ("True", "False"):
-        score["value"] = item["stringValue"] == "True"
-    elif item.get("dataType") in ("CATEGORICAL", "TEXT") and isinstance(item.get("stringValue"), str):
-        score["value"] = item["stringValue"]
+    data_type, text = item.get("dataType"), item.get("stringValue")
+    if data_type == "BOOLEAN" and type(item.get("value")) in (int, float) and text == str(item["value"] == 1):
+        score["value"] = text == "True"
+        del score["stringValue"]
+    elif data_type in _WORDS and "value" not in item and isinstance(text, str):
+        score["value"] = text
+        del score["stringValue"]
+    elif data_type == "NUMERIC" and text is None:
+        score.pop("stringValue", None)
     return score
 
 
-_FLAT_FIELDS = {"stringValue", "traceId", "observationId", "sessionId", "datasetRunId", "executionTraceId"}
+_WORDS = ("CATEGORICAL", "TEXT")
+
+
+def _is_known(subject: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether `_subject` can make it again from the columns."""
+    if not isinstance(subject, dict) or not isinstance(kind := subject.get("kind"), str):
+        return False
+    parts = _SUBJECT_FIELDS.get(kind)
+    if parts is None or set(subject) != {"kind", *parts}:
+        return False
+    return isinstance(subject["id"], str) and isinstance(subject.get("traceId"), str | None)
 
 
 def _subject(item: Mapping[str, Any]) -> dict[str, Any]:

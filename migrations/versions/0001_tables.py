@@ -181,7 +181,17 @@ def upgrade() -> None:
         sa.Column("watermark", instant),
         sa.Column("filters_hash", sa.Text, nullable=False),
         sa.Column("origin", instant, nullable=False, comment="where the stream begins; coverage is wanted from here"),
+        sa.Column("plan", json, comment="what the planner remembers of its lookback tiers"),
         sa.PrimaryKeyConstraint("project_id", "stream", name="pk_sync_state"),
+    )
+    op.create_table(
+        "sync_absences",
+        sa.Column("project_id", sa.Text, nullable=False),
+        sa.Column("stream", sa.Text, nullable=False),
+        sa.Column("trace_id", sa.Text, nullable=False, comment="empty but for observations"),
+        sa.Column("id", sa.Text, nullable=False),
+        sa.Column("noticed_at", instant, nullable=False, comment="when a complete read first lacked the row"),
+        sa.PrimaryKeyConstraint("project_id", "stream", "trace_id", "id", name="pk_sync_absences"),
     )
     op.create_table(
         "sync_runs",
@@ -239,6 +249,7 @@ def downgrade() -> None:
     op.drop_table("sync_lease")
     op.drop_table("sync_windows")
     op.drop_table("sync_runs")
+    op.drop_table("sync_absences")
     op.drop_table("sync_state")
     op.drop_table("projects")
     op.drop_table("sessions")

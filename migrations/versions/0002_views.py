@@ -9,7 +9,8 @@ revision = "0002"
 down_revision = "0001"
 
 # The two dialects differ in how they print a day, subtract instants and round; everything else is one text. Costs have
-# 12 decimal places (`etl/transform/derive.py`), so rounding takes away only what adding doubles put in.
+# 12 decimal places (`etl/transform/derive.py`), so rounding takes away only what adding doubles put in. Postgres adds
+# them as decimals: it makes a decimal of 15 digits of a double, which is a cost, but not always a sum of costs.
 DIALECTS = {
     "sqlite": {
         "day": "substr(o.start_time, 1, 10)",
@@ -20,8 +21,8 @@ DIALECTS = {
     "postgresql": {
         "day": "to_char(o.start_time AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
         "duration": "CAST(extract(epoch FROM max(t.timestamp) - min(t.timestamp)) AS double precision)",
-        "cost_of": "CAST(round(CAST(coalesce(sum(",
-        "as_cost": "), 0) AS numeric), 12) AS double precision)",
+        "cost_of": "CAST(round(coalesce(sum(CAST(",
+        "as_cost": " AS numeric)), 0), 12) AS double precision)",
     },
 }
 
@@ -30,6 +31,16 @@ OF_SESSION = (
     "FROM traces x JOIN observations o ON o.project_id = x.project_id AND o.trace_id = x.id AND o.deleted_at IS NULL"
     " WHERE x.project_id = s.project_id AND x.session_id = s.session_id AND x.deleted_at IS NULL"
 )
+
+
+def later(alias: str) -> str:
+    """Reads of parts of the window `w` after it that make them good; rows left without contents do not mend that."""
+    return (
+        f"SELECT 1 FROM sync_windows {alias} WHERE {alias}.project_id = w.project_id AND {alias}.stream = w.stream"
+        f" AND {alias}.filters_hash = w.filters_hash AND {alias}.id > w.id"
+        f" AND ({alias}.proof IN ('counted', 'walked') OR {alias}.proof = 'partial' AND w.proof <> 'partial')"
+    )
+
 
 VIEWS = {
     "trace_summary": f"""
@@ -68,12 +79,13 @@ VIEWS = {
         FROM observations o
         WHERE o.deleted_at IS NULL AND o.model IS NOT NULL
         GROUP BY o.project_id, {day}, o.model""",
-    # Neighbouring windows that were read whole become one range; of the others those that no later read made good.
-    "sync_coverage": """
+    # Neighbouring windows that were read whole become one range; of the others those that later
+    # reads did not make good: nothing covers the start, or the end of something that lies before the end.
+    "sync_coverage": f"""
         WITH whole AS (
-            SELECT w.project_id, w.stream, w.window_start, w.window_end, w.finished_at,
+            SELECT w.project_id, w.stream, w.id, w.window_start, w.window_end, w.finished_at,
                 max(w.window_end) OVER (
-                    PARTITION BY w.project_id, w.stream ORDER BY w.window_start, w.window_end
+                    PARTITION BY w.project_id, w.stream ORDER BY w.window_start, w.window_end, w.id
                     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
                 ) AS reached
             FROM sync_windows w
@@ -83,7 +95,7 @@ VIEWS = {
         ), islands AS (
             SELECT project_id, stream, window_start, window_end, finished_at,
                 sum(CASE WHEN window_start <= reached THEN 0 ELSE 1 END) OVER (
-                    PARTITION BY project_id, stream ORDER BY window_start, window_end
+                    PARTITION BY project_id, stream ORDER BY window_start, window_end, id
                     ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW
                 ) AS island
             FROM whole
@@ -96,12 +108,13 @@ VIEWS = {
         SELECT w.project_id, w.stream, w.window_start, w.window_end, w.proof, max(w.finished_at)
         FROM sync_windows w
         JOIN sync_state s ON s.project_id = w.project_id AND s.stream = w.stream AND s.filters_hash = w.filters_hash
-        WHERE w.proof IN ('partial', 'doubtful', 'failed') AND NOT EXISTS (
-            SELECT 1 FROM sync_windows later
-            WHERE later.project_id = w.project_id AND later.stream = w.stream
-                AND later.filters_hash = w.filters_hash AND later.proof IN ('counted', 'walked')
-                AND later.window_start <= w.window_start AND later.window_end >= w.window_end
-                AND later.id > w.id
+        WHERE w.proof IN ('partial', 'doubtful', 'failed') AND (
+            NOT EXISTS ({later("a")} AND a.window_start <= w.window_start AND a.window_end > w.window_start)
+            OR EXISTS (
+                {later("a")} AND a.window_end > w.window_start AND a.window_end < w.window_end AND NOT EXISTS (
+                    {later("b")} AND b.window_start <= a.window_end AND b.window_end > a.window_end
+                )
+            )
         )
         GROUP BY w.project_id, w.stream, w.window_start, w.window_end, w.proof""",
 }

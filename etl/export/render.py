@@ -1,0 +1,31 @@
+"""Documents as text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from etl.transform.jsontext import dumps_indented
+
+# Line breaks inside strings are escaped, so every real one is layout.
+_LINE_START = re.compile(r"\n( *)")
+_BETWEEN_MEMBERS = re.compile(r",\n *")
+_INDENT_OF_DUMPS = 2
+
+
+def render(item: Mapping[str, Any], indent: int) -> bytes:
+    """`item` as JSON in UTF-8 with a line break at its end.
+
+    Args:
+        item: A document of `etl.transform.documents`.
+        indent: Spaces per level; 0 for everything on one line.
+    Raises:
+        RecursionError: It is nested too deeply.
+    """
+    text = dumps_indented(item)
+    if indent == 0:
+        text = _LINE_START.sub("", _BETWEEN_MEMBERS.sub(", ", text))
+    elif indent != _INDENT_OF_DUMPS:
+        text = _LINE_START.sub(lambda match: "\n" + " " * (len(match[1]) // _INDENT_OF_DUMPS * indent), text)
+    return text.encode() + b"\n"

@@ -1,0 +1,138 @@
+"""Rows that Langfuse has no more: seen by their absence, never by one look alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Column, Connection, Table, delete, insert, select, tuple_, update
+
+from etl.intervals import Window
+from etl.load.tables import ROW_TABLES, TIME_COLUMNS, sync_absences
+from etl.load.types import instant_text
+
+Key = tuple[str, ...]
+
+# Deletion shows in Langfuse after seconds, but a replica or a backlog may hide rows for a while.
+CONFIRM_AFTER = timedelta(hours=1)
+# More at once is rather a filter, a retention rule or a broken answer than somebody's delete button.
+MOST_ROWS, MOST_SHARE = 10, 0.05
+_KEYS_PER_STATEMENT = 5_000
+
+
+class Absences(NamedTuple):
+    """What a complete read of a window says about stored rows.
+
+    `deleted` are keys that were marked now. If `too_many`, nothing was marked, and the window is doubtful.
+    """
+
+    deleted: list[Key]
+    too_many: bool
+
+
+def settle_absences(
+    conn: Connection,
+    project_id: str,
+    stream: str,
+    window: Window,
+    seen: Collection[Key],
+    *,
+    read_from: Collection[str],
+    read_started_at: datetime,
+    confirmed: bool = False,
+) -> Absences:
+    """Compares a complete read of `window` with what is stored there.
+
+    A row is marked `deleted_at` when two complete reads by the generation that stored it, at least `CONFIRM_AFTER`
+    apart and both begun after it was stored, lack it.
+
+    Args:
+        seen: The keys that the read brought, without the project: (id,), or (trace_id, id) for observations.
+        read_from: Which rows such a read would have brought, by their `read_from`.
+        read_started_at: The run's clock reading; marks carry it.
+        confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
+    """
+    table = ROW_TABLES[stream]
+    stored = _stored_before(conn, table, project_id, window, read_from, read_started_at)
+    _forget(conn, project_id, stream, set(seen))
+    missing = stored - set(seen)
+    if not missing:
+        return Absences([], too_many=False)
+    if not confirmed and len(missing) > max(MOST_ROWS, MOST_SHARE * len(stored)):
+        return Absences([], too_many=True)
+    noticed = _noticed(conn, project_id, stream, missing)
+    due = missing if confirmed else {k for k, at in noticed.items() if read_started_at - at >= CONFIRM_AFTER}
+    _mark(conn, table, project_id, due, read_started_at)
+    _forget(conn, project_id, stream, due)
+    new = missing - due - set(noticed)
+    if new:
+        rows = [
+            {"project_id": project_id, "stream": stream, "trace_id": _trace_id(key), "id": key[-1],
+             "noticed_at": read_started_at}
+            for key in sorted(new)
+        ]  # fmt: skip
+        conn.execute(insert(sync_absences), rows)
+    return Absences(sorted(due), too_many=False)
+
+
+def _stored_before(
+    conn: Connection, table: Table, project_id: str, window: Window, read_from: Collection[str], moment: datetime
+) -> set[Key]:
+    time = TIME_COLUMNS[table.name]
+    query = select(*_key_columns(table)).where(
+        table.c.project_id == project_id,
+        time >= instant_text(window.start),
+        time < instant_text(window.end),
+        table.c.deleted_at.is_(None),
+        table.c.read_from.in_(sorted(read_from)),
+        table.c.first_seen_at < moment,
+    )
+    return {tuple(row) for row in conn.execute(query)}
+
+
+def _key_columns(table: Table) -> list[Column[str]]:
+    return [column for column in table.primary_key if column.name != "project_id"]
+
+
+def _noticed(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> dict[Key, datetime]:
+    columns = sync_absences.c
+    found: dict[Key, datetime] = {}
+    for chunk in _chunks(keys):
+        query = select(columns.trace_id, columns.id, columns.noticed_at).where(
+            columns.project_id == project_id,
+            columns.stream == stream,
+            tuple_(columns.trace_id, columns.id).in_([(_trace_id(key), key[-1]) for key in chunk]),
+        )
+        for trace_id, row_id, at in conn.execute(query):
+            found[(trace_id, row_id) if stream == "observations" else (row_id,)] = at
+    return found
+
+
+def _forget(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> None:
+    columns = sync_absences.c
+    mine = (columns.project_id == project_id, columns.stream == stream)
+    if not keys or conn.execute(select(columns.id).where(*mine).limit(1)).first() is None:
+        return
+    for chunk in _chunks(keys):
+        pairs = [(_trace_id(key), key[-1]) for key in chunk]
+        conn.execute(delete(sync_absences).where(*mine, tuple_(columns.trace_id, columns.id).in_(pairs)))
+
+
+def _mark(conn: Connection, table: Table, project_id: str, keys: set[Key], now: datetime) -> None:
+    columns = _key_columns(table)
+    for chunk in _chunks(keys):
+        conn.execute(
+            update(table)
+            .where(table.c.project_id == project_id, tuple_(*columns).in_(chunk))
+            .values(deleted_at=now, changed_at=now)
+        )
+
+
+def _chunks(keys: Collection[Key]) -> list[list[Key]]:
+    ordered = sorted(keys)
+    return [ordered[start : start + _KEYS_PER_STATEMENT] for start in range(0, len(ordered), _KEYS_PER_STATEMENT)]
+
+
+def _trace_id(key: Key) -> str:
+    return key[0] if len(key) == 2 else ""

@@ -1,0 +1,37 @@
+"""What is synced, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One project of the configuration, as the server knows it.
+
+    Attributes:
+        start: Coverage is wanted from here; None for everything that the server shows.
+        lag: Rows younger than this are left for later.
+        every: Time until the next run, as planned.
+        lookback: Spans of the lookback tiers, ascending.
+        contents: False drops inputs and outputs.
+        mark_deletions: Mark stored rows that the server has no more.
+        kept_from: Older rows may vanish by retention or plan, which is no deletion; None if the server keeps all.
+        now: The run's one clock reading.
+    """
+
+    project_id: str
+    project_name: str
+    streams: Sequence[str]
+    filters_hash: str
+    start: datetime | None
+    lag: timedelta
+    every: timedelta
+    lookback: Sequence[timedelta]
+    contents: bool
+    mark_deletions: bool
+    kept_from: datetime | None
+    concurrency: int
+    now: datetime

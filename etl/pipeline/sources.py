@@ -1,0 +1,119 @@
+"""Where each stream stands when a run begins, what of it is due, and how that moves as windows are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import Connection, Engine
+
+from etl.extract.readers import Reader
+from etl.intervals import Window, intersect, merge
+from etl.load import ledger
+from etl.load.engine import reading
+from etl.pipeline import tiers
+from etl.pipeline.plan import Due, cut_by_rows, due_windows, newest_readable, require_sane_clock, watermark
+from etl.pipeline.scope import Scope
+from etl.values import format_duration
+
+# What one run reads again at most of one stream, beyond one slice for each tier: live data must not wait for it.
+_REREAD_ROWS_PER_RUN = 20_000
+_ROWS_PER_SLICE = 5_000
+
+
+@dataclass
+class Source:
+    """A stream that is really read, and those that follow from it (`covers`, itself among them)."""
+
+    name: str
+    covers: Sequence[str]
+    api: str
+    filters_hash: str
+    origin: datetime
+    coverage: list[Window]
+    covered_before: list[Window]
+    tiers: tiers.Tiers
+
+    def note_read(self, window: Window) -> None:
+        """`window` was read whole."""
+        self.coverage = merge([*self.coverage, window])
+        self.tiers = tiers.after_read(self.tiers, window)
+
+    def note_failure(self, window: Window) -> None:
+        """`window` could not be read, or not with proof."""
+        self.tiers = tiers.after_failure(self.tiers, window)
+
+    def was_covered(self, window: Window) -> bool:
+        """Whether some of `window` had been read whole before this run."""
+        return bool(intersect(self.covered_before, window))
+
+    def state(self) -> ledger.StreamState:
+        """What `sync_state` keeps of it."""
+        mark = watermark(self.origin, self.coverage)
+        return ledger.StreamState(self.api, self.origin, mark, self.filters_hash, tiers.state_as_json(self.tiers))
+
+
+def plan(engine: Engine, reader: Reader, scope: Scope) -> list[tuple[Source, list[Due]]]:
+    """Every source of the scope, with the windows that are due in it, in the order to read them.
+
+    Raises:
+        ClockError, ConfigError: See `etl.pipeline.plan`.
+        ApiError: The server cannot say where a stream begins.
+    """
+    edge = newest_readable(scope.now, scope.lag)
+    return [_plan_source(engine, reader, scope, name, edge) for name in reader.sources(scope.streams)]
+
+
+def _plan_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: datetime) -> tuple[Source, list[Due]]:
+    covers = reader.covers(name)
+    with reading(engine) as conn:
+        states = ledger.stream_states(conn, scope.project_id)
+        coverage = _common_coverage(conn, scope, name, covers)
+    require_sane_clock(edge, coverage)
+    known = [states[stream] for stream in covers if stream in states]
+    same_filters = all(state.filters_hash == scope.filters_hash for state in known)
+    origin = scope.start
+    if origin is None:
+        origin = min(state.origin for state in known) if known and same_filters else _begin(reader, name, edge)
+    stored = states[name].plan if name in states and same_filters else None
+    state = tiers.start_due_passes(
+        tiers.state_from_json(stored, scope.lookback), now=scope.now, every=scope.every, coverage=coverage
+    )
+    source = Source(name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state)
+    with reading(engine) as conn:
+        return source, _due(conn, source, scope, edge, reader.midnight_bound(name))
+
+
+def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnight_bound: bool) -> list[Due]:
+    def rows_stored(window: Window) -> int:
+        return ledger.rows_stored(conn, scope.project_id, source.name, window)
+
+    slices = tiers.next_slices(
+        source.tiers,
+        cut=lambda window: cut_by_rows(window, rows_stored(window), _ROWS_PER_SLICE, midnight_bound),
+        cost=rows_stored,
+        budget=_REREAD_ROWS_PER_RUN,
+    )
+    again = [Due(one.window, format_duration(one.span), light=True) for one in slices]
+    return due_windows(
+        origin=source.origin, edge=edge, coverage=source.coverage, again=again, midnight_bound=midnight_bound,
+        rows_stored=rows_stored,
+    )  # fmt: skip
+
+
+def _common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[str]) -> list[Window]:
+    """What was read whole of everything that this source gives, by any generation of the API."""
+    # Derived sessions have no time of their own: they come with their traces.
+    timed = [stream for stream in covers if stream == name or stream != "sessions"]
+    whole, *others = (ledger.coverage(conn, scope.project_id, stream, scope.filters_hash) for stream in timed)
+    for other in others:
+        whole = [part for window in whole for part in intersect(other, window)]
+    return whole
+
+
+def _begin(reader: Reader, name: str, edge: datetime) -> datetime:
+    """The oldest row; at most the newest day, which is always wanted, so that an empty project has coverage, too."""
+    oldest = reader.oldest(name, edge)
+    newest_day = edge - timedelta(days=1)
+    return newest_day if oldest is None else min(oldest, newest_day)

@@ -1,0 +1,164 @@
+"""Stored rows to the documents people get in files: the shape of GET /traces/{id}, or of a row of GET /traces.
+
+Equal rows give equal documents on every database: JSON columns come back from Postgres with other key orders and
+number spellings, so values are brought to one form. Field order is the API's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Shape
+from etl.transform.rows import to_api
+
+Row = Mapping[str, Any]
+
+# What one generation has no field for is left out; see design section 7. Metrics are null until they are derived.
+_METRICS = frozenset({"totalCost", "latency"})
+_TRACE = replace(TRACE_DOCUMENT, optional=_METRICS)
+_TRACE_WITHOUT_TRACES_API = replace(TRACE_DOCUMENT, optional=_METRICS | {"htmlPath", "externalId"})
+
+# What a score inside a trace is known to belong to already; there only if it says something.
+_SCORE_OWNERS = ("sessionId", "datasetRunId")
+_CORRECTION = "CORRECTION"
+
+# Python writes no integer of more than 4,300 digits (sys.set_int_max_str_digits).
+_INTEGER_DIGITS = 4_000
+_EXACT_IN_DOUBLE = 2**53
+# What is the same on every database as it stands.
+_SCALARS = (str, int, bool, type(None))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A trace with what belongs to it.
+
+    `observations` and `scores` count what is in it; `complete` is false if it names parts that are not stored.
+    """
+
+    item: dict[str, Any]
+    observations: int
+    scores: int
+    complete: bool
+
+
+def trace_item(row: Row) -> dict[str, Any]:
+    """The trace's own fields. Lists of ids that the API gave are left out."""
+    item = _item(row, _TRACE if row["read_from"] == "traces" else _TRACE_WITHOUT_TRACES_API)
+    item.pop("observations", None)
+    item.pop("scores", None)
+    return item
+
+
+def full_document(trace: Row, observations: Iterable[Row], scores: Iterable[Row]) -> Document:
+    """The shape of GET /traces/{id}, whatever API the rows were read from.
+
+    Observations are in the order (startTime, id), scores in the order (timestamp, id). CORRECTION scores are left out,
+    as the API does.
+    """
+    item = trace_item(trace)
+    observation_items = _sorted_items(observations, "start_time", _observation_item)
+    score_items = _sorted_items((row for row in scores if row["data_type"] != _CORRECTION), "timestamp", _score_item)
+    missing = _listed(trace, "observations") - {part["id"] for part in observation_items}
+    missing |= _listed(trace, "scores") - {part["id"] for part in score_items}
+    item |= {"observations": observation_items, "scores": score_items}
+    return Document(item, len(observation_items), len(score_items), complete=not missing)
+
+
+def row_document(trace: Row, observations: Iterable[Row], scores: Iterable[Row]) -> Document:
+    """The shape of a row of GET /traces; its lists of observation and score ids are sorted.
+
+    Scores of sessions and of dataset runs and CORRECTION scores are not listed, as in the API. Ids that the API listed
+    are kept where observations or scores themselves are not stored.
+    """
+    listed_scores = (
+        row
+        for row in scores
+        if row["data_type"] != _CORRECTION and row["session_id"] is None and row["dataset_run_id"] is None
+    )
+    item = trace_item(trace)
+    observation_ids = _listed(trace, "observations") | {_id(row) for row in observations}
+    score_ids = _listed(trace, "scores") | {_id(row) for row in listed_scores}
+    item |= {"observations": sorted(observation_ids), "scores": sorted(score_ids)}
+    return Document(item, len(observation_ids), len(score_ids), complete=True)
+
+
+def canonical(value: Any) -> Any:
+    """`value` with sorted keys, and each number without a fraction as an integer, as JavaScript writes it.
+
+    Postgres turns `1e22` into an integer and `-0.0` into `0.0`; equal numbers must give equal bytes.
+    """
+    # A loop, because values may be nested as deeply as the parser allows.
+    root = [value]
+    open_containers: list[Any] = [root]
+    while open_containers:
+        container = open_containers.pop()
+        for key, member in enumerate(container) if type(container) is list else container.items():
+            kind = type(member)
+            if kind is dict:
+                container[key] = {name: member[name] for name in sorted(member)}
+                open_containers.append(container[key])
+            elif kind is list:
+                container[key] = member.copy()
+                open_containers.append(container[key])
+            elif kind is float or kind is Decimal:
+                container[key] = _canonical_number(member)
+    return root[0]
+
+
+def _canonical_number(number: float | Decimal) -> float | Decimal | int:
+    if isinstance(number, float):
+        if not number.is_integer():
+            return number
+        # Above that, the digits that were meant are those of the text, not those of the nearest double.
+        return int(number) if abs(number) < _EXACT_IN_DOUBLE else int(Decimal(repr(number)))
+    if number.adjusted() < _INTEGER_DIGITS and number == number.to_integral_value():
+        return int(number)
+    return number
+
+
+def _item(row: Row, shape: Shape) -> dict[str, Any]:
+    """The API's object with its fields in the order of `shape`, unknown ones after them by name."""
+    item = to_api(row, shape)
+    for name, value in item.items():
+        if type(value) not in _SCALARS:
+            item[name] = canonical(value)
+    if row.get("extra") or row.get("exact"):
+        order = {field.api: position for position, field in enumerate(shape.fields)}
+        return dict(sorted(item.items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0])))
+    return item
+
+
+def _observation_item(row: Row) -> dict[str, Any]:
+    return _item(row, OBSERVATION if row["read_from"] == "traces" else OBSERVATION_V2)
+
+
+def _score_item(row: Row) -> dict[str, Any]:
+    item = _item(row, SCORE_LEGACY if row["read_from"] == "traces" else SCORE_V3)
+    return {name: value for name, value in item.items() if value is not None or name not in _SCORE_OWNERS}
+
+
+def _sorted_items(
+    rows: Iterable[Row], time_column: str, render: Callable[[Row], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    in_order = sorted(rows, key=lambda row: (row[time_column] or "", row["id"]))
+    return [render(row) for row in in_order]
+
+
+def _listed(trace: Row, part: str) -> set[str]:
+    """Ids that the API listed where that kind of part was not asked for itself; it is in `extra` then."""
+    if not trace.get("extra"):
+        return set()
+    ids = to_api(trace, _NO_FIELDS).get(part)
+    return {entry for entry in ids if isinstance(entry, str)} if isinstance(ids, list) else set()
+
+
+def _id(row: Row) -> str:
+    return str(to_api(row, _ID_ONLY)["id"]) if row["exact"] else str(row["id"])
+
+
+_NO_FIELDS = replace(TRACE_DOCUMENT, fields=())
+_ID_ONLY = replace(TRACE_DOCUMENT, fields=TRACE_DOCUMENT.fields[:1])
