@@ -48,12 +48,16 @@ def recorded(file: str) -> list[Item]:
     return [parse(line).value for line in gzip.decompress(path.read_bytes()).splitlines()]
 
 
-def to_row(item: Mapping[str, Any], stream: Stream, project_id: str | None = None) -> Row:
-    """The row of `item` as it comes off the wire: written, parsed, and stored with what the parser says of it."""
-    value, plain = parse(dumps(item).encode())
+def to_row(item: Mapping[str, Any], stream: Stream, project_id: str | None = None, *, plain: bool = True) -> Row:
+    """The row of `item` as it comes off the wire: written, parsed, and stored with what the parser says of it.
+
+    `plain` is false for an object that has odd ones beside it on its page.
+    """
+    value, is_plain = parse(dumps(item).encode())
     flat = scores.flatten(value) if stream.v3 else value
-    project_id = project_id or item.get("projectId") or "p"
-    return from_api(flat, stream.shape, project_id=project_id, read_from=stream.read_from, plain=plain)
+    own = item.get("projectId")
+    project_id = project_id or (own if isinstance(own, str) else "p")
+    return from_api(flat, stream.shape, project_id=project_id, read_from=stream.read_from, plain=plain and is_plain)
 
 
 def to_item(row: Mapping[str, Any], stream: Stream) -> Item:
@@ -91,8 +95,10 @@ def _right(field: Field) -> st.SearchStrategy[Any]:
     return st.booleans() if field.kind is Kind.FLAG else any_json(max_leaves=4)
 
 
-def hostile_items(stream: Stream, *, least: int = 1, most: int = 1) -> st.SearchStrategy[list[Item]]:
-    """Objects with any field missing, null, of the wrong type or beyond its range, and fields nobody knows."""
+@functools.cache
+def hostile_items(name: str, most: int = 1) -> st.SearchStrategy[list[Item]]:
+    """One to `most` objects with fields missing, null, of a wrong type or beyond their range, and unknown ones."""
+    stream = STREAMS[name]
     shape = stream.shape
     known = {field.api: st.none() | _right(field) | any_json(max_leaves=3) for field in shape.fields}
     known = {name: values for name, values in known.items() if name != "id"}
@@ -104,20 +110,22 @@ def hostile_items(stream: Stream, *, least: int = 1, most: int = 1) -> st.Search
         }
     names = set(known) | set(shape.known) | set(_FLAT if stream.v3 else ())
     unknown = st.dictionaries(any_text().filter(lambda name: name not in names), any_json(max_leaves=3), max_size=2)
-    # Built whole: `fixed_dictionaries` with this many optional fields is slow, and rarely leaves many of them out.
-    left_out = st.sets(st.sampled_from(sorted(known)), max_size=4) | st.sets(st.sampled_from(sorted(known)))
+    chosen = st.lists(st.sampled_from(sorted(known)), max_size=8, unique=True).flatmap(
+        lambda picked: st.fixed_dictionaries({name: known[name] | st.just(_LEFT_OUT) for name in picked})
+    )
     items = st.builds(
-        lambda key, values, without, more: (
-            {"id": key} | {name: value for name, value in values.items() if name not in without} | more
-        ),
+        lambda key, nothing, values, more: {
+            name: value for name, value in ({"id": key} | nothing | values | more).items() if value is not _LEFT_OUT
+        },
         any_text(),
-        st.fixed_dictionaries(known),
-        left_out,
+        st.sampled_from([dict.fromkeys(known), {}]),
+        chosen,
         unknown,
     )
-    return st.lists(items, min_size=least, max_size=most)
+    return st.lists(items, min_size=1, max_size=most)
 
 
+_LEFT_OUT = object()
 _FLAT = ("stringValue", "traceId", "observationId", "sessionId", "datasetRunId")
 
 
@@ -126,7 +134,7 @@ def _subjects() -> st.SearchStrategy[Item]:
     kinds = st.sampled_from([*_TARGETS, "new kind"])
     return kinds.flatmap(
         lambda kind: st.fixed_dictionaries(
-            {"kind": st.just(kind)} | {part: ids for part in _TARGETS.get(kind, ("id",))},
+            {"kind": st.just(kind)} | dict.fromkeys(_TARGETS.get(kind, ("id",)), ids),
             optional={"label": any_text()},
         )
     )

@@ -13,10 +13,19 @@ import typer
 
 from etl import __version__
 from etl.cli import views
-from etl.cli.context import choose_settings_file, engine_of, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.context import (
+    choose_settings_file,
+    engine_of,
+    exit_with,
+    json_option,
+    settings,
+    stop_on_signals,
+    upgraded_engine,
+)
 from etl.cli.demo import demo
 from etl.cli.export import export_command
 from etl.cli.output import people, print_json, progress_bar, say, say_error
+from etl.cli.ranges import backfill, verify
 from etl.errors import EtlError
 from etl.load.migrate import current_revision, head_revision
 from etl.logs import configure_logging, redact
@@ -38,6 +47,8 @@ db = typer.Typer(help="Show or upgrade the revision of the database.", no_args_i
 app.add_typer(db, name="db")
 app.add_typer(demo, name="demo")
 app.command("export")(export_command)
+app.command()(backfill)
+app.command()(verify)
 
 
 def main() -> None:
@@ -107,7 +118,9 @@ def check(as_json: json_option = False) -> None:
         print_json(views.checks_document(checks))
     else:
         views.print_checks(checks)
-    _exit_with(next((one.exit_code for one in checks if not one.ok), 0))
+    code = next((one.exit_code for one in checks if not one.ok), 0)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command("sync")
@@ -136,11 +149,8 @@ def sync_command(
             config, engine, owner, projects=chosen, streams=stream or [], trigger="sync", stop=stop,
             on_progress=on_progress,
         )  # fmt: skip
-    if as_json:
-        print_json(views.sync_document(reports))
-    else:
-        views.print_sync(reports)
-    _exit_with(next((report.exit_code for report in reports if report.exit_code), 0))
+    views.show_sync("sync", reports, as_json)
+    exit_with(reports)
 
 
 @app.command()
@@ -177,8 +187,3 @@ def db_current(as_json: json_option = False) -> None:
         print_json({"revision": revision, "head": head_revision()})
     else:
         sys.stdout.write(f"{revision or 'none'} (this version: {head_revision()})\n")
-
-
-def _exit_with(code: int) -> None:
-    if code:
-        raise typer.Exit(code)

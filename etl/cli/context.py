@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from etl.cli.output import say
 from etl.config import Config, load_config
 from etl.load.engine import open_engine
 from etl.load.migrate import head_revision, upgrade
+from etl.pipeline.report import RunReport
 
 json_option = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -52,6 +53,13 @@ def upgraded_engine(config: Config) -> Engine:
     if copy is not None:
         say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
     return engine
+
+
+def exit_with(reports: Sequence[RunReport]) -> None:
+    """Ends the command with the exit code of the first project that has one; returns if none has."""
+    code = next((report.exit_code for report in reports if report.exit_code), 0)
+    if code:
+        raise typer.Exit(code)
 
 
 @contextmanager

@@ -74,7 +74,7 @@ def run_demo(
                 config, engine, owner, projects=config.projects, streams=(), trigger="demo",
                 stop=threading.Event(), on_progress=on_progress, now=lambda: now + timedelta(minutes=5),
             )  # fmt: skip
-    views.print_sync(reports)
+    views.show_sync("sync", reports, as_json=False)
     if any(report.exit_code for report in reports):
         raise typer.Exit(1)
     say(f"3. Exporting session {SESSION}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -12,13 +11,13 @@ import typer
 
 from etl.cli.context import engine_of, json_option, settings, stop_on_signals, upgraded_engine
 from etl.cli.output import print_json, print_table, say
+from etl.cli.ranges import time_option
 from etl.config import Config
 from etl.errors import ExportError
 from etl.export import ExportedSession, Options, Selection, export_sessions, verify_directory, write_stream
 from etl.load.migrate import require_current
 from etl.service.lease import write_lease
 from etl.service.refresh import refresh_sessions
-from etl.values import parse_time
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -64,8 +63,8 @@ def export_command(
         sessions=sessions,
         traces=tuple(trace or ()),
         all=everything,
-        start=_time("--from", since),
-        end=_time("--to", until),
+        start=None if since is None else time_option("--from", since),
+        end=None if until is None else time_option("--to", until),
         where=tuple(_condition(one) for one in where or ()),
         project=project,
     )
@@ -121,13 +120,6 @@ def _listed(from_file: str | None) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"--from-file {from_file}: {error}") from None
     return [line for line in text.splitlines() if line.strip()]
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    try:
-        return None if text is None else parse_time(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"{option}: {error}") from None
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etl.cli.output import print_table, say, say_error
+from etl.cli.output import print_json, print_table, say, say_error
 from etl.pipeline.report import RunReport
 from etl.service.check import Check
 
@@ -39,8 +39,15 @@ def sync_document(reports: Sequence[RunReport]) -> dict[str, Any]:
     }
 
 
-def print_sync(reports: Sequence[RunReport]) -> None:
-    """One row a stream; the reason of a failure on stderr."""
+def show_sync(command: str, reports: Sequence[RunReport], as_json: bool) -> None:
+    """One JSON document, or one row a stream and the reason of a failure on stderr."""
+    if as_json:
+        print_json(sync_document(reports))
+    else:
+        _print_sync(command, reports)
+
+
+def _print_sync(command: str, reports: Sequence[RunReport]) -> None:
     rows = [
         (report.project, name, *(document[count] for count in _COUNTS), document["watermark"])
         for report in reports
@@ -48,7 +55,9 @@ def print_sync(reports: Sequence[RunReport]) -> None:
     ]
     if rows:
         print_table(
-            "langfuse-etl sync", ("project", "stream", "read", "written", "windows", "unproven", "watermark"), rows
+            f"langfuse-etl {command}",
+            ("project", "stream", "read", "written", "windows", "unproven", "watermark"),
+            rows,
         )
     for report in reports:
         summary = f"{report.project}: {report.status}, {report.requests} requests, {report.seconds:.1f} s"

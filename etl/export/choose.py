@@ -90,10 +90,10 @@ def _with_traces(
 
 
 def _near(name: str, known: Iterable[str]) -> str:
-    """`; did you mean …?`, or nothing."""
+    """` (did you mean …?)`, or nothing."""
     by_folded = {one[:_COMPARED_CHARACTERS].casefold(): one for one in known}
     close = difflib.get_close_matches(name[:_COMPARED_CHARACTERS].casefold(), by_folded, n=_NEAR)
-    return f"; did you mean {_listed((by_folded[one] for one in close), 'or')}?" if close else ""
+    return f" (did you mean {_listed((by_folded[one] for one in close), 'or')}?)" if close else ""
 
 
 def _listed(names: Iterable[str], word: str = "and") -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from etl.transform.documents import canonical
+from etl.transform.documents import canonical, whole_number
 from etl.transform.jsontext import dumps
 
 
@@ -37,9 +37,7 @@ def name_text(value: Any) -> str | None:
     """The text that names a file: strings and numbers; None for all that cannot name one."""
     if isinstance(value, str):
         return value or None
-    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        return dumps(canonical(value))
-    return None
+    return _number_text(value)
 
 
 def matches(item: Mapping[str, Any], path: str, text: str) -> bool:
@@ -47,7 +45,15 @@ def matches(item: Mapping[str, Any], path: str, text: str) -> bool:
     value = find(item, path)
     if value is MISSING:
         return False
-    return text == (value if isinstance(value, str) else dumps(canonical(value)))
+    return text == (value if isinstance(value, str) else _number_text(value) or dumps(canonical(value)))
+
+
+def _number_text(value: Any) -> str | None:
+    """A number as people write it: all digits of an integer, and no fraction that is zero."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        return None
+    whole = whole_number(value)
+    return dumps(canonical(value)) if whole is None else str(whole)
 
 
 def _step(value: Any, steps: list[str]) -> tuple[int, Any]:

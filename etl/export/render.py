@@ -20,8 +20,6 @@ def render(item: Mapping[str, Any], indent: int) -> bytes:
     Args:
         item: A document of `etl.transform.documents`.
         indent: Spaces per level; 0 for everything on one line.
-    Raises:
-        RecursionError: It is nested too deeply.
     """
     text = dumps_indented(item)
     if indent == 0:

@@ -78,8 +78,8 @@ def write_stream(engine: Engine, selection: Selection, options: Options, out: Bi
     for session in _chosen(engine, selection):
         with reading(engine) as conn:
             plan = plan_session(conn, session, selection, options.name_by)
-            for trace_id, document in documents(conn, session, plan, options.detail):
-                out.write(_render(trace_id, document, 0))
+            for _, document in documents(conn, session, plan, options.detail):
+                out.write(render(document.item, 0))
                 written += 1
     if not written:
         raise ExportError("no stored trace matches the selection")
@@ -131,7 +131,7 @@ class _SessionExport:
         def files() -> Iterator[tuple[str, bytes]]:
             for trace_id, document in found:
                 self._add(document)
-                yield self._names[trace_id], _render(trace_id, document, self._options.indent)
+                yield self._names[trace_id], render(document.item, self._options.indent)
 
         owners = {name: trace_id for trace_id, name in self._names.items()}
         for name, content in folder.write_all(files()):
@@ -139,9 +139,9 @@ class _SessionExport:
 
     def _write_lines(self, folder: Folder, found: Iterator[tuple[str, Document]]) -> None:
         def lines() -> Iterator[bytes]:
-            for trace_id, document in found:
+            for _, document in found:
                 self._add(document)
-                yield _render(trace_id, document, 0)
+                yield render(document.item, 0)
 
         self._enter(JSON_LINES, None, folder.write_chunks(JSON_LINES, lines()))
 
@@ -205,13 +205,6 @@ def _chosen(engine: Engine, selection: Selection) -> list[StoredSession]:
 def _require_sound(options: Options) -> None:
     if not 0 <= options.indent <= _WIDEST_INDENT:
         raise ExportError(f"--indent must be between 0 and {_WIDEST_INDENT}")
-
-
-def _render(trace_id: str, document: Document, indent: int) -> bytes:
-    try:
-        return render(document.item, indent)
-    except RecursionError:
-        raise ExportError(f"trace {trace_id!r} is nested too deeply to be written") from None
 
 
 def _folder_names(sessions: list[StoredSession]) -> dict[StoredSession, list[str]]:

@@ -59,6 +59,10 @@ class Budget:
         """How long the server's word still holds requests back, 0 if it does not."""
         return max(0.0, self._closed_until - time.monotonic())
 
+    def allowed_per_minute(self) -> float | None:
+        """Our share of the limit, at least one request a minute; None without a limit. One less than it passes."""
+        return None if self.limit_per_minute is None else max(1.0, (self.limit_per_minute - 1) * self.share)
+
     def wait(self, stop: threading.Event) -> None:
         """Returns when a request may go out, or at once when a stop is asked for."""
         go_at = self._reserve()
@@ -71,10 +75,9 @@ class Budget:
     def _reserve(self) -> float:
         with self._lock:
             now = time.monotonic()
-            if self.limit_per_minute is None:
+            allowed = self.allowed_per_minute()
+            if allowed is None:
                 return now
-            # One less than the limit passes, see above.
-            allowed = max(1.0, (self.limit_per_minute - 1) * self.share)
             interval_s = _MINUTE_S / allowed
             burst_s = max(0.0, allowed / 10 - 1) * interval_s
             slot = max(self._next_free, now - burst_s)

@@ -20,6 +20,7 @@ import requests
 import tenacity
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
+from urllib3.exceptions import ReadTimeoutError
 
 from etl import __version__
 from etl.errors import (
@@ -33,7 +34,7 @@ from etl.errors import (
     TooMuchError,
     UnexpectedAnswerError,
 )
-from etl.extract.budget import Budget, Budgets, bucket_of
+from etl.extract.budget import Bucket, Budget, Budgets, bucket_of
 from etl.transform.jsontext import JsonTextError, parse
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,10 @@ class _StaleConnectionError(RetriableApiError):
 
 class _RateLimitedError(RetriableApiError):
     """429. The budget makes every request wait, this one too."""
+
+
+class _HeldTooLongError(RetriableApiError):
+    """The rate limit outlasts all patience: there is nothing to try before."""
 
 
 @dataclass(frozen=True)
@@ -128,12 +133,22 @@ class Client:
         """How many requests went out so far, retries included."""
         return self._requests
 
+    def limit_per_minute(self, bucket: Bucket) -> float | None:
+        """How many requests of a bucket we allow ourselves a minute; None if there is no limit."""
+        return self._budgets.of(self._host(), self.organization_id, bucket).allowed_per_minute()
+
     def close(self) -> None:
         """Closes all connections."""
         self._http.close()
 
     def get(
-        self, path: str, params: Params | None = None, *, patience: Patience | None = None, any_size: bool = False
+        self,
+        path: str,
+        params: Params | None = None,
+        *,
+        patience: Patience | None = None,
+        any_size: bool = False,
+        is_list: bool = False,
     ) -> Answer:
         """The JSON object that `path` answers.
 
@@ -142,6 +157,7 @@ class Client:
             params: Query parameters; a sequence is sent as repeated parameters.
             patience: In place of the client's own.
             any_size: Take a body of any size, not only up to 16 MiB.
+            is_list: Take only `{data: [objects], meta: {…}}`.
         Raises:
             AuthError, ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError: At once.
             RetriableApiError, UnexpectedAnswerError: After all retries.
@@ -149,9 +165,9 @@ class Client:
         """
         patience = patience or self._patience
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((RetriableApiError, UnexpectedAnswerError)),
+            retry=tenacity.retry_if_exception(_may_pass),
             stop=tenacity.stop_any(
-                tenacity.stop_after_delay(patience.give_up_after_s),
+                tenacity.stop_before_delay(patience.give_up_after_s),
                 _attempts_used_up(patience.attempts),
                 tenacity.stop_when_event_set(self.stop),
             ),
@@ -161,7 +177,7 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(self._get_once, path, params, MAX_BODY_BYTES if not any_size else None, patience)
+            return retrying(self._get_once, path, params, None if any_size else MAX_BODY_BYTES, patience, is_list)
         except (RetriableApiError, UnexpectedAnswerError):
             if self.stop.is_set():
                 raise ShutdownRequested("stopped while waiting for Langfuse") from None
@@ -169,14 +185,14 @@ class Client:
 
     def get_list(self, path: str, params: Params, *, any_size: bool = False) -> Answer:
         """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
-        answer = self.get(path, params, any_size=any_size)
-        check_list(answer.value, path)
-        return answer
+        return self.get(path, params, any_size=any_size, is_list=True)
 
-    def _get_once(self, path: str, params: Params | None, max_bytes: int | None, patience: Patience) -> Answer:
+    def _get_once(
+        self, path: str, params: Params | None, max_bytes: int | None, patience: Patience, is_list: bool
+    ) -> Answer:
         budget = self._budgets.of(self._host(), self.organization_id, bucket_of(path))
         if budget.held_for_s() > patience.give_up_after_s:
-            raise RetriableApiError(
+            raise _HeldTooLongError(
                 f"GET {path}: the rate limit asks to wait longer than http.give_up_after", path=path, status=429
             )
         budget.wait(self.stop)
@@ -201,7 +217,10 @@ class Client:
         self._note_clock(response.headers.get("Date"))
         if response.status_code == 429:
             raise self._refused(response, budget, path)
-        return self._judge(response, body, path)
+        answer = self._judge(response, body, path)
+        if is_list:
+            check_list(answer.value, path)
+        return answer
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytes:
         chunks: list[bytes] = []
@@ -219,6 +238,8 @@ class Client:
 
     def _connection_error(self, error: requests.ConnectionError, path: str) -> ApiError:
         text = str(error)
+        if any(isinstance(cause, ReadTimeoutError) for cause in error.args):  # the silence came after the headers
+            return TooMuchError(f"GET {path}: no answer in {self._timeout[1]:g} s", path=path, timed_out=True)
         if "RemoteDisconnected" in text or "ConnectionResetError" in text or "BrokenPipe" in text:
             return _StaleConnectionError(f"GET {path}: the server closed the connection", path=path)
         if "NameResolutionError" in text or "getaddrinfo" in text:
@@ -359,11 +380,18 @@ def _attempts_used_up(attempts: int) -> tenacity.stop.stop_base:
     """Being told to wait is no failed attempt: only other trouble counts."""
 
     class _Stop(tenacity.stop.stop_base):
+        failed = 0
+
         def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
             error = retry_state.outcome.exception() if retry_state.outcome else None
-            return not isinstance(error, _RateLimitedError) and retry_state.attempt_number >= attempts
+            self.failed += not isinstance(error, _RateLimitedError)
+            return self.failed >= attempts
 
     return _Stop()
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, RetriableApiError | UnexpectedAnswerError) and not isinstance(error, _HeldTooLongError)
 
 
 def _wait_before_retry(state: tenacity.RetryCallState) -> float:

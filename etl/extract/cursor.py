@@ -58,13 +58,17 @@ def read_by_cursor(
     """
     asking = _Asking(fetch, limit)
     time_outs = time_outs or TimeOuts()
-    end, length = window.end, window.end - window.start
+    end, length, most_rows = window.end, window.end - window.start, 0
     while end > window.start:
-        part = Window(max(window.start, end - length), end)
+        part, rows = Window(max(window.start, end - length), end), 0
         try:
             for page in _walk(asking, part, kind, time_field, path):
+                rows += len(page.items)
                 end = page.closes[-1].window.start if page.closes else end
                 yield page
+            most_rows = max(most_rows, rows)
+            if rows <= most_rows // 2:  # far fewer than the server was able to send
+                length *= 2
         except TooMuchError as error:
             smallest = asking.limit == 1 and end - part.start <= MILLISECOND
             if not error.timed_out or smallest:

@@ -19,6 +19,7 @@ from etl.extract.client import Answer, Client, Params
 from etl.extract.cursor import TimeOuts, read_by_cursor
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Page
+from etl.extract.walks import MAX_LIMIT as SCORES_LIMIT
 from etl.intervals import Window
 from etl.transform.pages import Kind
 
@@ -56,10 +57,14 @@ class ObservationsReader:
 
     def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
         if source == "scores":
-            return scores_v3.read_scores_v3(self._client, window)
-        if light:
-            return (page._replace(light=True) for page in self._read_observations(window, fields=LIGHT_FIELDS))
-        return self._read_observations(window)
+            return scores_v3.read_scores_v3(self._client, window, time_outs=self._time_outs)
+        return self._read_observations(window, light=light)
+
+    def count(self, source: str, window: Window) -> int | None:
+        return None  # no list of this generation has a total
+
+    def page_limit(self, source: str) -> int:
+        return SCORES_LIMIT if source == "scores" else MAX_LIMIT
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # Rows of one trace may lack its session id, so the id finds traces, and the traces give the rows.

@@ -64,5 +64,11 @@ class Reader(Protocol):
             light: Leave out contents where the API allows it; such pages are marked.
         """
 
+    def count(self, source: str, window: Window) -> int | None:
+        """About how many rows `window` has, by one request; None if the API does not tell."""
+
+    def page_limit(self, source: str) -> int:
+        """How many rows one request brings at most."""
+
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         """All that belongs to one session before a moment, in pages that close nothing."""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import threading
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from etl.errors import ApiGoneError, NotFoundError, TooMuchError, UnexpectedAnswerError
+from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
 from etl.extract.client import Answer, Client, Params
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Page, Segment
+from etl.extract.scores_v3 import PATH as SCORES_PATH
+from etl.extract.scores_v3 import TIME_FIELD as SCORES_TIME
 from etl.extract.scores_v3 import get_scores_v3, read_scores_v3
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
@@ -26,6 +30,8 @@ log = logging.getLogger(__name__)
 # After so many timed-out requests the server is in trouble: asking for less does not help it.
 _MAX_TIME_OUTS = 30
 _TRIES_PER_PAGE = 4
+# Of ids in a `filter`, in characters: percent-encoded they must fit the 16 KB that Node takes as a request's head.
+_LONGEST_FILTER = 8_000
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,21 @@ OBSERVATIONS = ListEndpoint(
         level=("DEBUG", "DEFAULT", "WARNING", "ERROR"),
     ),
 )  # fmt: skip
-_SCORE_PARTS = _parts(dataType=("NUMERIC", "CATEGORICAL", "BOOLEAN", "TEXT"), source=("API", "EVAL", "ANNOTATION"))
+_SCORE_PARTS = _parts(
+    dataType=("NUMERIC", "CATEGORICAL", "BOOLEAN", "TEXT", "CORRECTION"), source=("API", "EVAL", "ANNOTATION")
+)
 SCORES_V2 = ListEndpoint("/v2/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
 SCORES_V1 = ListEndpoint("/scores", Kind.SCORE_LEGACY, "timestamp", parts=_SCORE_PARTS)
 SESSIONS = ListEndpoint("/sessions", Kind.SESSION, "createdAt", totals_trusted=True)
+
+
+class _Part(NamedTuple):
+    """Rows of one millisecond: their keys, the server's first count of them, and whether these are certainly all."""
+
+    keys: set[Any]
+    total: int
+    whole: bool
+    requests: int
 
 
 # Pages of one millisecond; at the end what it closed, and how many requests it took.
@@ -83,6 +100,7 @@ class TracesReader:
         self._client = client
         self._lists = {"traces": TRACES, "observations": OBSERVATIONS, "sessions": SESSIONS}
         self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
+        self._lock = threading.Lock()
         self._time_outs = 0
 
     def sources(self, streams: Sequence[str]) -> Sequence[str]:
@@ -97,8 +115,10 @@ class TracesReader:
 
     def oldest(self, source: str, before: datetime) -> datetime | None:
         if source == "traces":
-            answer = self._list(TRACES, Window(EPOCH, before), 1)
-            return row_time(answer.value["data"][0], "timestamp", TRACES.path) if answer.value["data"] else None
+            try:
+                return self._first(TRACES_CORE, Window(EPOCH, before))
+            except TooMuchError as error:
+                log.info("%s", error)  # such a long stretch is too slow for this server: look in shorter ones
         return oldest_by_bisection(lambda window: self._newest(source, window), before)
 
     def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
@@ -115,11 +135,23 @@ class TracesReader:
                 pages = self._read_list(endpoint, window) if endpoint else read_scores_v3(self._client, window)
                 yield from pages
             except (ApiGoneError, NotFoundError):
-                if len(self._scores) == 1:
+                if not self._do_without(endpoint):
                     raise
-                self._scores = self._scores[1:]
             else:
                 return
+
+    def count(self, source: str, window: Window) -> int | None:
+        # The cursor of the newest scores API has no total, but the older ones count about the same rows.
+        lists = [SCORES_V2, SCORES_V1] if source == "scores" else [self._lists[source]]
+        for endpoint in lists:
+            try:
+                return total_items(self._list(endpoint, window, 1).value["meta"], endpoint.path)
+            except (ApiGoneError, NotFoundError):
+                continue
+        return None
+
+    def page_limit(self, source: str) -> int:
+        return MAX_LIMIT
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # With a session filter, totals count superseded versions, too (recorded in `total_items_overcount`).
@@ -144,7 +176,7 @@ class TracesReader:
                     yield page._replace(closes=())
                 return
             except (ApiGoneError, NotFoundError):
-                self._scores = self._scores[1:]
+                self._do_without(None)
         answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
         # The document leaves out two fields that are null for every score of a trace.
         scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
@@ -152,18 +184,34 @@ class TracesReader:
 
     def _newest(self, source: str, window: Window) -> datetime | None:
         """The newest row of `window`, by any list that is ordered from newest to oldest."""
-        if source == "scores" and self._scores[0] is None:
-            try:
-                answer = get_scores_v3(self._client, {}, window, 1, None)
-            except (ApiGoneError, NotFoundError):
-                self._scores = self._scores[1:]
-                return self._newest(source, window)
-            endpoint = SCORES_V2
-        else:
-            endpoint = self._scores[0] or SCORES_V2 if source == "scores" else self._lists[source]
-            answer = self._list(endpoint, window, 1)
-        data = answer.value["data"]
+        if source == "traces":
+            newest_first = (("fields", "core"), ("orderBy", "timestamp.desc"))
+            return self._first(replace(TRACES_CORE, fixed=newest_first), window)
+        if source != "scores":
+            return self._first(self._lists[source], window)
+        endpoint = self._scores[0]
+        try:
+            if endpoint is not None:
+                return self._first(endpoint, window)
+            data = get_scores_v3(self._client, {}, window, 1, None).value["data"]
+            return row_time(data[0], SCORES_TIME, SCORES_PATH) if data else None
+        except (ApiGoneError, NotFoundError):
+            if not self._do_without(endpoint):
+                raise
+            return self._newest(source, window)
+
+    def _first(self, endpoint: ListEndpoint, window: Window) -> datetime | None:
+        """The time of the first row that a list gives."""
+        data = self._list(endpoint, window, 1).value["data"]
         return row_time(data[0], endpoint.time_field, endpoint.path) if data else None
+
+    def _do_without(self, scores: ListEndpoint | None) -> bool:
+        """Goes on to the next older list of scores; False if this was the last one."""
+        with self._lock:  # several threads may find out at the same time
+            if self._scores[0] is scores:
+                self._scores = self._scores[1:] or self._scores
+                return self._scores[0] is not scores
+            return True
 
     # Lists without a cursor
 
@@ -183,7 +231,7 @@ class TracesReader:
                 try:
                     answer = self._list(endpoint, _window(ask.span), ask.limit)
                 except TooMuchError as error:
-                    self._ask_for_less(walk, error, endpoint)
+                    requests += self._ask_for_less(walk, error, endpoint, ask)
                     continue
                 items = answer.value["data"]
                 entries = [_entry(endpoint, item) for item in items]
@@ -204,30 +252,82 @@ class TracesReader:
                 log.info("%s: count of %s does not agree, reading it again", endpoint.path, _window(segment.span))
                 yield from self._read_list(endpoint, _window(segment.span), again=False)
 
-    def _ask_for_less(self, walk: SeekWalk, error: TooMuchError, endpoint: ListEndpoint) -> None:
+    def _ask_for_less(self, walk: SeekWalk, error: TooMuchError, endpoint: ListEndpoint, ask: Ask) -> int:
+        """Makes the next question smaller; returns how many requests that took."""
         if error.timed_out:
             self._time_outs += 1
             if self._time_outs > _MAX_TIME_OUTS:
                 raise error
-        if walk.shrink() if error.timed_out else walk.shrink_limit():
-            return
-        if not endpoint.orders_by_id:
+        if ask.limit > 1 or not endpoint.orders_by_id:
+            if walk.shrink() if error.timed_out else walk.shrink_limit():
+                return 0
             raise error
-        walk.split_millisecond()
+        # One row is too much: without its contents it tells at least its time, so that it can be read alone.
+        try:
+            first = self._first(replace(endpoint, fixed=_without_contents(endpoint)), _window(ask.span))
+        except TooMuchError:
+            if not walk.shrink():
+                raise
+            return 1
+        if first is not None and _ms(first) > ask.span.start:
+            walk.stop_before(_ms(first))
+        else:
+            walk.split_millisecond()
+        return 1
 
     def _read_millisecond(self, endpoint: ListEndpoint, walk: SeekWalk, ask: Ask) -> _Millisecond:
         """All rows of one millisecond that has more of them than fit a page, or a row that cannot be sent."""
         if endpoint.orders_by_id:
             return (yield from self._read_by_id(endpoint, walk, ask))
         keys: set[Any] = set()
-        whole = bool(endpoint.parts)
-        for part in endpoint.parts:
-            answer = self._list(endpoint, _window(ask.span), MAX_LIMIT, part)
-            items = answer.value["data"]
+        parts: tuple[Mapping[str, str], ...] = ({}, *endpoint.parts)
+        total, whole, requests = 0, False, 0
+        for number, part in enumerate(parts):
+            found = yield from self._read_part(endpoint, ask.span, part)
+            keys |= found.keys
+            requests += found.requests
+            total = found.total if number == 0 else total
+            if number == 0 and found.whole:
+                whole = True
+                break
+            # Parts are whole together only as far as we know all of them; the total tells.
+            whole = found.whole and (number == 1 or whole)
+        else:
+            whole = whole and len(keys) >= total
+        return walk.receive_millisecond(keys, whole=whole), requests
+
+    def _read_part(self, endpoint: ListEndpoint, span: Span, part: Mapping[str, str]) -> Generator[Page, None, _Part]:
+        """Rows of one millisecond with the parameters `part`, page 1 again and again without those that came.
+
+        Servers before 3.117 do not know `filter`, and a request line may have about 16 KB: then the part is whole only
+        if it fits one page.
+        """
+        ids: list[str] = []
+        keys: set[Any] = set()
+        first_total, limit, requests = 0, MAX_LIMIT, 0
+        while True:
+            requests += 1
+            try:
+                answer = self._list(endpoint, _window(span), limit, {**part, **_none_of(ids)})
+            except RequestRejectedError:
+                # Refused without a filter, it is a value that this version does not have, and neither have its rows.
+                return _Part(keys, first_total, bool(part) and not ids, requests)
+            except TooMuchError:
+                if limit == 1:
+                    raise
+                limit //= 2
+                continue
+            items, total = answer.value["data"], total_items(answer.value["meta"], endpoint.path)
+            first_total = first_total or total
             yield Page(endpoint.kind, items, answer.plain)
+            fresh = [str(item.get("id")) for item in items if str(item.get("id")) not in set(ids)]
             keys.update(_entry(endpoint, item).key for item in items)
-            whole = whole and total_items(answer.value["meta"], endpoint.path) <= len(items)
-        return walk.receive_millisecond(keys, whole=whole), len(endpoint.parts)
+            short = len(items) < limit
+            if (short and (total <= len(items) or not fresh)) or not fresh:
+                return _Part(keys, first_total, short, requests)
+            ids += fresh
+            if len(json.dumps(ids)) > _LONGEST_FILTER:
+                return _Part(keys, first_total, False, requests)
 
     def _read_by_id(self, endpoint: ListEndpoint, walk: SeekWalk, ask: Ask) -> _Millisecond:
         """`orderBy=id.asc` is a total order, so pages inside one millisecond lose nothing."""
@@ -235,7 +335,7 @@ class TracesReader:
         limit, page, requests, partial = ask.limit, 1, 0, False
         while True:
             params: dict[str, str] = {"orderBy": "id.asc", "page": str(page)}
-            kind = Kind.TRACE
+            kind = endpoint.kind
             requests += 1
             try:
                 answer = self._list(endpoint, _window(ask.span), limit, params)
@@ -251,8 +351,10 @@ class TracesReader:
             keys.update(_entry(endpoint, item).key for item in items)
             total = total_items(answer.value["meta"], endpoint.path)
             if page * limit >= total or not items:
+                trusted = endpoint.totals_trusted
+                whole = len(keys) == total or not trusted
                 return walk.receive_millisecond(
-                    keys, whole=len(keys) == total or not endpoint.totals_trusted, partial=partial
+                    keys, total if trusted else None, whole=whole, partial=partial
                 ), requests
             page += 1
 
@@ -269,6 +371,16 @@ class TracesReader:
             **(extra or {}),
         }
         return self._client.get_list(endpoint.path, params, any_size=limit == 1)
+
+
+def _none_of(ids: Sequence[str]) -> dict[str, str]:
+    """A `filter` without these rows; `id` is a column of both (langfuse packages/shared/src/server/tableMappings)."""
+    condition = {"type": "stringOptions", "column": "id", "operator": "none of", "value": list(ids)}
+    return {"filter": json.dumps([condition])} if ids else {}
+
+
+def _without_contents(endpoint: ListEndpoint) -> tuple[tuple[str, str], ...]:
+    return tuple((name, "core" if name == "fields" else value) for name, value in endpoint.fixed)
 
 
 def _span(window: Window) -> Span:

@@ -71,6 +71,8 @@ class SeekWalk:
     limit: int = MAX_LIMIT
     done: bool = field(default=False, init=False)
     _largest: int = field(init=False)
+    _suspect: int = field(default=0, init=False)  # the rows ahead among which one or some are too much
+    _segment_rows: int = field(default=SEGMENT_ROWS, init=False)
     _end: int = field(init=False)
     _cursor: int = field(init=False)
     _horizon: int = field(init=False)
@@ -94,21 +96,29 @@ class SeekWalk:
         return Ask(self._mirrored(Span(self._cursor, self._horizon)), self.limit)
 
     def shrink(self) -> bool:
-        """Asks for less next time; False if one row of one millisecond is already all that is asked for."""
-        if not self._stuck and self._horizon - self._cursor > 1:
+        """Asks for less next time; False if one row of one millisecond is already all that is asked for.
+
+        What is slow may be the length of the span or the contents of a row: both the span and the limit are halved.
+        """
+        shorter = not self._stuck and self._horizon - self._cursor > 1
+        if shorter:
+            self._segment_rows = max(self._largest, self._segment_rows // 2)
             self._set_horizon(self._cursor + (self._horizon - self._cursor) // 2)
-        elif self.limit > 1:
-            self.limit //= 2
-        else:
-            return False
-        return True
+        return self.shrink_limit() or shorter
 
     def shrink_limit(self) -> bool:
-        """Asks for fewer rows at once next time; False if that is one row already."""
+        """Asks for fewer rows at once next time, until those ahead that were too much are read; False at one row."""
         if self.limit == 1:
             return False
-        self.limit //= 2
+        self._suspect, self.limit = self.limit, self.limit // 2
         return True
+
+    def stop_before(self, time_ms: int) -> None:
+        """Reads up to this time first; it lies inside the span of `ask`, after its first millisecond.
+
+        A descending walk stops after it has read the millisecond that follows `time_ms`.
+        """
+        self._set_horizon(-time_ms if self.descending else time_ms)
 
     def split_millisecond(self) -> None:
         """Reads the cursor's millisecond by itself next: it cannot be passed as part of a longer span."""
@@ -123,10 +133,8 @@ class SeekWalk:
         Raises:
             WalkError: The answer is not one to this question. Asking again is safe.
         """
-        asked = self.limit
         positions = [-entry.time_ms if self.descending else entry.time_ms for entry in entries]
         self._check(positions, total)
-        self.limit = min(self._largest, 2 * asked)  # one large row must not slow down all that follow it
         before_cursor = self._open[0].read - len(self._known)
         new = {
             entry.key: position
@@ -136,7 +144,8 @@ class SeekWalk:
         for position in new.values():
             self._segment_at(position).read += 1
         self._open[-1].promise(total, before_cursor, self._open[:-1])
-        full = len(entries) >= asked  # rows may follow whatever the total says: it is counted at another moment
+        full = len(entries) >= self.limit  # rows may follow whatever the total says: it is counted at another moment
+        self._passed(len(new))
         if not full and (len(entries) >= total or (not new and self._nothing_new)):
             return self._close_up_to(self._horizon)
         if not full and not new:
@@ -153,15 +162,21 @@ class SeekWalk:
         self._move_horizon(rest)
         return self._close_up_to(last)
 
-    def receive_millisecond(self, keys: Iterable[Hashable], *, whole: bool, partial: bool = False) -> list[Segment]:
+    def receive_millisecond(
+        self, keys: Iterable[Hashable], total: int | None = None, *, whole: bool, partial: bool = False
+    ) -> list[Segment]:
         """Takes all rows of the millisecond that `ask` wanted by itself.
 
         Args:
             keys: The distinct keys of its rows.
+            total: The server's count of them, if it can be trusted.
             whole: Whether these are certainly all of them; the segment is doubtful otherwise.
             partial: Whether some of them came without their contents.
         """
         fresh = set(keys) - self._known
+        if total is not None and self._open[-1].end == self._cursor + 1:
+            self._open[-1].promise(total, self._open[0].read - len(self._known), self._open[:-1])
+        self._passed(len(fresh))
         self._segment_at(self._cursor).read += len(fresh)
         self._doubtful = self._doubtful or not whole
         self._partial = self._partial or partial
@@ -176,17 +191,23 @@ class SeekWalk:
         if self.totals_trusted and len(positions) < min(self.limit, total):
             raise WalkError("fewer rows than announced")
 
+    def _passed(self, rows: int) -> None:
+        """One large row must slow down neither those before it more than once, nor those after it at all."""
+        self._suspect -= rows
+        if self._suspect <= 0:
+            self.limit = min(self._largest, 2 * self.limit)
+
     def _segment_at(self, position: int) -> _Open:
         return next(segment for segment in self._open if position < segment.end)
 
     def _move_horizon(self, rest: int) -> None:
         """Keeps the far end of requests about `SEGMENT_ROWS` rows away; `rest` rows lie between cursor and horizon."""
         ahead = self._horizon - self._cursor
-        if rest > 2 * SEGMENT_ROWS:
-            self._set_horizon(self._cursor + max(1, ahead * SEGMENT_ROWS // rest))
+        if rest > 2 * self._segment_rows:
+            self._set_horizon(self._cursor + max(1, ahead * self._segment_rows // rest))
         elif rest <= self.limit and self._horizon < self._end and len(self._open) == 1:
             rows = max(1, self._open[0].read + rest)
-            step = (self._horizon - self._open[0].start) * SEGMENT_ROWS // rows
+            step = (self._horizon - self._open[0].start) * self._segment_rows // rows
             self._open.append(_Open(self._horizon, min(self._end, self._horizon + max(1, step))))
             self._horizon = self._open[-1].end
 
@@ -220,7 +241,7 @@ class SeekWalk:
             self.done = True
             return
         length = last.span.end - last.span.start
-        step = length * SEGMENT_ROWS // max(1, last.read)
+        step = length * self._segment_rows // max(1, last.read)
         self._cursor, self._known, self._nothing_new = start, set(), False
         self._open = [_Open(start, min(self._end, start + max(1, step)))]
         self._horizon = self._open[0].end

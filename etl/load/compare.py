@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from sqlalchemy import Connection, select, tuple_
 
 from etl.intervals import Window
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
+from etl.load.upsert import is_same, version
 from etl.transform.rows import Row
 
 Key = tuple[str, ...]
@@ -26,34 +28,49 @@ def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
     return {tuple(row[name] for name in keys): row[time] for row in rows if row[time] is not None}
 
 
+class Differences(NamedTuple):
+    """Keys of rows that are not stored (or marked as deleted), and of stored rows that differ; without the project."""
+
+    missing: set[Key]
+    changed: set[Key]
+
+
 def differing_stretch(conn: Connection, tables: Mapping[str, Sequence[Row]]) -> Window | None:
     """The shortest window with all rows that are new or differ from what is stored; None if there are none."""
     times: list[str] = []
     for name, rows in tables.items():
-        differing = {key[1:] for key in differing_keys(conn, name, rows)}
+        differing = set().union(*differences(conn, name, rows))
         times += [time for key, time in keys_and_times(name, rows).items() if key in differing]
     if not times:
         return None
     return Window(datetime.fromisoformat(min(times)), datetime.fromisoformat(max(times)) + _MILLISECOND)
 
 
-def differing_keys(conn: Connection, table_name: str, rows: Sequence[Row]) -> set[Key]:
-    """The keys, project first, of rows that are not stored, are marked as deleted, or differ in a column they have."""
-    if not rows:
-        return set()
+def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Differences:
+    """What of `rows` is missing, or differs in a column that the rows have; an older reading does not count.
+
+    Rows that another generation of the API gave are not compared: they are better as they are, or as good.
+    """
     table = ROW_TABLES[table_name]
-    keys = list(table.primary_key)
-    names = [name for name in rows[0] if name not in _NOT_COMPARED]
+    keys = [column for column in table.primary_key if column.name != "project_id"]
     read = {tuple(row[column.name] for column in keys): row for row in rows}
-    differing = set(read)
+    if not read:
+        return Differences(set(), set())
+    names = [name for name in rows[0] if name not in _NOT_COMPARED]
+    compared = [table.c.read_from, *(table.c[name] for name in names)]
+    missing, changed = set(read), set()
     ordered = list(read)
     for start in range(0, len(ordered), _KEYS_PER_SELECT):
-        query = select(*keys, *(table.c[name] for name in names)).where(
-            tuple_(*keys).in_(ordered[start : start + _KEYS_PER_SELECT]), table.c.deleted_at.is_(None)
+        query = select(*keys, *compared).where(
+            table.c.project_id == rows[0]["project_id"],
+            tuple_(*keys).in_(ordered[start : start + _KEYS_PER_SELECT]),
+            table.c.deleted_at.is_(None),
         )
         for stored in conn.execute(query):
-            key, values = tuple(stored[: len(keys)]), stored[len(keys) :]
-            row = read[key]
-            if all(value == row[name] for name, value in zip(names, values, strict=True)):
-                differing.discard(key)
-    return differing
+            key, read_from, values = tuple(stored[: len(keys)]), stored[len(keys)], stored[len(keys) + 1 :]
+            missing.discard(key)
+            row, known = read[key], dict(zip(names, values, strict=True))
+            same = all(is_same(table, name, row[name], known[name]) for name in names)
+            if not same and read_from == row["read_from"] and version(table, row) >= version(table, known):
+                changed.add(key)
+    return Differences(missing, changed)

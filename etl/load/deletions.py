@@ -54,7 +54,7 @@ def settle_absences(
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
-    stored = _stored_before(conn, table, project_id, window, read_from, read_started_at)
+    stored = stored_keys(conn, project_id, stream, window, read_from=read_from, before=read_started_at)
     _forget(conn, project_id, stream, set(seen))
     missing = stored - set(seen)
     if not missing:
@@ -76,18 +76,32 @@ def settle_absences(
     return Absences(sorted(due), too_many=False)
 
 
-def _stored_before(
-    conn: Connection, table: Table, project_id: str, window: Window, read_from: Collection[str], moment: datetime
+def stored_keys(
+    conn: Connection,
+    project_id: str,
+    stream: str,
+    window: Window,
+    *,
+    read_from: Collection[str],
+    before: datetime | None = None,
 ) -> set[Key]:
-    time = TIME_COLUMNS[table.name]
+    """The keys, without the project, of stored rows of a window that are not marked as deleted.
+
+    Args:
+        read_from: Only rows with one of these in that column.
+        before: Only rows first seen before this moment; None for all.
+    """
+    table = ROW_TABLES[stream]
+    time = TIME_COLUMNS[stream]
     query = select(*_key_columns(table)).where(
         table.c.project_id == project_id,
         time >= instant_text(window.start),
         time < instant_text(window.end),
         table.c.deleted_at.is_(None),
         table.c.read_from.in_(sorted(read_from)),
-        table.c.first_seen_at < moment,
     )
+    if before is not None:
+        query = query.where(table.c.first_seen_at < before)
     return {tuple(row) for row in conn.execute(query)}
 
 

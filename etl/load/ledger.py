@@ -158,6 +158,22 @@ def coverage(conn: Connection, project_id: str, stream: str, filters_hash: str) 
     return merge(Window(start, end) for start, end in conn.execute(query))
 
 
+def windows_of_unfinished_runs(conn: Connection, project_id: str, trigger: str) -> dict[str, list[Window]]:
+    """What runs of one trigger have read whole, by stream, since the last of them that was `ok`."""
+    runs, windows = sync_runs.c, sync_windows.c
+    mine = (runs.project_id == project_id, runs.trigger == trigger)
+    finished = select(func.coalesce(func.max(runs.id), 0)).where(*mine, runs.status == "ok").scalar_subquery()
+    query = (
+        select(windows.stream, windows.window_start, windows.window_end)
+        .join(sync_runs, runs.id == windows.run_id)
+        .where(*mine, runs.id > finished, windows.proof.in_(COVERING))
+    )
+    found: dict[str, list[Window]] = {}
+    for stream, start, end in conn.execute(query):
+        found.setdefault(stream, []).append(Window(start, end))
+    return {stream: merge(parts) for stream, parts in found.items()}
+
+
 def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:
     """The state of each stream of a project that was ever read."""
     columns = sync_state.c

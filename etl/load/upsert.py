@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from etl.load.tables import ROW_TABLES
 from etl.load.types import JsonText
-from etl.transform.jsontext import loads
+from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, merged_exact
 
 Key = tuple[str, ...]
@@ -47,7 +47,9 @@ class _Stored(NamedTuple):
     version: tuple[str, ...]
 
 
-def upsert(conn: Connection, table_name: str, rows: Iterable[Row], now: datetime) -> Written:
+def upsert(
+    conn: Connection, table_name: str, rows: Iterable[Row], now: datetime, *, damaged: Collection[Key] = ()
+) -> Written:
     """Writes what is new or newer; the same rows again write nothing.
 
     A row replaces a stored one if its `updated_at` is newer or equal; if another API (or the copy of a trace among
@@ -60,17 +62,22 @@ def upsert(conn: Connection, table_name: str, rows: Iterable[Row], now: datetime
         table_name: `traces`, `observations`, `scores` or `sessions`.
         rows: As `transform.rows.from_api` gives them, or derived; the same columns in each.
         now: The time of `first_seen_at` and `changed_at`.
+        damaged: Keys, without the project, whose stored columns are not what their hash says: they are written anew.
     """
     table = ROW_TABLES[table_name]
     key_columns = [column.name for column in table.primary_key]
     newest: dict[Key, Row] = {}
     for row in rows:
         key = tuple(row[name] for name in key_columns)
-        if key not in newest or _version(table, row) >= _version(table, newest[key]):
+        if key not in newest or version(table, row) >= version(table, newest[key]):
             newest[key] = row
     stored = _stored_rows(conn, table, list(newest))
     inserts = [row for key, row in newest.items() if key not in stored]
-    replacing = {key: row for key, row in newest.items() if key in stored and _replaces(table, row, stored[key])}
+    replacing = {
+        key: row
+        for key, row in newest.items()
+        if key in stored and (key[1:] in damaged or _replaces(table, row, stored[key]))
+    }
     light = {key: row for key, row in replacing.items() if _is_light(table, row) and not stored[key].deleted}
     for key in _showing_nothing_new(conn, table, light, stored):
         del replacing[key]
@@ -104,7 +111,8 @@ def _insert(conn: Connection, table: Table) -> Any:
     return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
 
 
-def _version(table: Table, row: Row) -> tuple[str, ...]:
+def version(table: Table, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What decides between two readings of one row: the greater replaces the smaller."""
     return tuple(row.get(name) or "" for name in _VERSION_COLUMNS[table.name])
 
 
@@ -113,7 +121,7 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
         return False
     if table.name in _DERIVABLE and stored.read_from == "observations":
         return True
-    new = _version(table, row)
+    new = version(table, row)
     if row["read_from"] != stored.read_from:
         return new[:1] > stored.version[:1]
     # What was deleted comes back as it is now, even as an older version (the same trace id on another date).
@@ -146,7 +154,7 @@ def _showing_nothing_new(
     conn: Connection, table: Table, rows: Mapping[Key, Row], stored: Mapping[Key, _Stored]
 ) -> list[Key]:
     """Which of these rows without contents say what is stored already; their hashes leave the contents out."""
-    known = [key for key, row in rows.items() if _version(table, row) == stored[key].version]
+    known = [key for key, row in rows.items() if version(table, row) == stored[key].version]
     if not known:
         return []
     names = [name for name in rows[known[0]] if name not in ("content_hash", "read_from", "extra", "exact")]
@@ -158,15 +166,16 @@ def _showing_nothing_new(
         for found in conn.execute(query):
             key, values = tuple(found[: len(key_columns)]), found[len(key_columns) :]
             row = _with_rest(table, rows[key], stored[key])
-            same_values = all(_is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
-            if same_values and all(_is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
+            same_values = all(is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
+            if same_values and all(is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
                 same.append(key)
     return same
 
 
-def _is_same(table: Table, name: str, new: Any, old: Any) -> bool:
+def is_same(table: Table, name: str, new: Any, old: Any) -> bool:
+    """Whether a value just read is the one that the database gave back."""
     if isinstance(table.c[name].type, JsonText) and new is not None and old is not None:
-        return bool(new == old or loads(new) == loads(old))  # Postgres spells it in its own way
+        return bool(new == old or new == dumps(loads(old)))  # Postgres spells it in its own way
     return bool(new == old)
 
 

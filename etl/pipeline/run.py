@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -72,6 +72,8 @@ def sync(
     requests_sent: Callable[[], int],
     stop: threading.Event,
     on_progress: Progress | None = None,
+    explicit: Mapping[str, Sequence[Due]] | None = None,
+    repair: bool = False,
 ) -> RunReport:
     """Reads what is due of one project and stores it.
 
@@ -82,11 +84,15 @@ def sync(
         requests_sent: How many requests went out so far, for the ledger.
         stop: When set, the page at hand is stored and the run ends as `interrupted`.
         on_progress: Called after each page with the report, the windows done and the windows planned.
+        explicit: Read these windows of each source instead of what is due.
+        repair: Write what differs from the server even if its hash agrees, and mark what these windows lack at
+            once, however much it is.
     Raises:
         AuthError: The key does not work any more; the run is closed as failed.
         EtlError: The database cannot be written, the lease is lost, or the clock is wrong.
     """
-    return _Run(engine, owner, reader, scope, requests_sent, stop, on_progress).go(trigger)
+    run = _Run(engine, owner, reader, scope, requests_sent, stop, on_progress, repair)
+    return run.go(trigger, explicit)
 
 
 class _Run:
@@ -99,15 +105,17 @@ class _Run:
         requests_sent: Callable[[], int],
         stop: threading.Event,
         on_progress: Progress | None,
+        repair: bool,
     ) -> None:
         self._engine, self._owner, self._reader, self._scope = engine, owner, reader, scope
         self._requests_sent, self._stop, self._on_progress = requests_sent, stop, on_progress
+        self._repair = repair
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
         self._done = 0
         self._planned = 0
 
-    def go(self, trigger: str) -> RunReport:
+    def go(self, trigger: str, explicit: Mapping[str, Sequence[Due]] | None) -> RunReport:
         started = time.monotonic()
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
@@ -116,7 +124,7 @@ class _Run:
                 conn, project_id=self._scope.project_id, trigger=trigger, owner=self._owner.token, now=self._scope.now
             )
         try:
-            works = self._plan()
+            works = self._plan(explicit)
             self._planned = len(works)
             self._read_and_store(works)
         except ShutdownRequested:
@@ -147,11 +155,10 @@ class _Run:
 
     # What is due
 
-    def _plan(self) -> list[_Work]:
+    def _plan(self, explicit: Mapping[str, Sequence[Due]] | None) -> list[_Work]:
         """Due windows of all sources, interleaved so that every stream has its newest day soon."""
-        per_source = [
-            [_Work(source, one) for one in due] for source, due in plan(self._engine, self._reader, self._scope)
-        ]
+        planned = plan(self._engine, self._reader, self._scope, explicit)
+        per_source = [[_Work(source, one) for one in due] for source, due in planned]
         longest = max(map(len, per_source), default=0)
         return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
 
@@ -234,7 +241,15 @@ class _Run:
             work.seen.setdefault(table, {}).update(keys_and_times(table, rows))
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
-            written = store_rows(conn, page.kind, tables, project_id=scope.project_id, light=page.light, now=scope.now)
+            written = store_rows(
+                conn,
+                page.kind,
+                tables,
+                project_id=scope.project_id,
+                light=page.light,
+                now=scope.now,
+                distrust=self._repair,
+            )
             work.changed += written.changed
             for segment in page.closes:
                 self._close(conn, work, page.kind, segment)
@@ -265,14 +280,16 @@ class _Run:
     def _settle_absences(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> tuple[int, bool]:
         """How many stored rows were marked as deleted, and whether too many were missing to believe it."""
         scope = self._scope
-        if not scope.mark_deletions or (scope.kept_from is not None and window.start < scope.kept_from):
+        wanted = scope.mark_deletions or self._repair
+        if not wanted or (scope.kept_from is not None and window.start < scope.kept_from):
             return 0, False
         marked, too_many = 0, False
         for stream, read_from in BRINGS[kind].items():
             seen = [key for key, at in work.seen.get(stream, {}).items() if _inside(at, window)]
             absences = settle_absences(
-                conn, scope.project_id, stream, window, seen, read_from=read_from, read_started_at=scope.now
-            )
+                conn, scope.project_id, stream, window, seen, read_from=read_from, read_started_at=scope.now,
+                confirmed=self._repair,
+            )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream == "observations" and absences.deleted:
                 refresh_after_deletion(conn, kind, scope.project_id, {key[0] for key in absences.deleted}, scope.now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -54,22 +54,35 @@ class Source:
         return ledger.StreamState(self.api, self.origin, mark, self.filters_hash, tiers.state_as_json(self.tiers))
 
 
-def plan(engine: Engine, reader: Reader, scope: Scope) -> list[tuple[Source, list[Due]]]:
+def plan(
+    engine: Engine, reader: Reader, scope: Scope, explicit: Mapping[str, Sequence[Due]] | None = None
+) -> list[tuple[Source, list[Due]]]:
     """Every source of the scope, with the windows that are due in it, in the order to read them.
+
+    Args:
+        explicit: Read these windows of each source, and nothing else.
 
     Raises:
         ClockError, ConfigError: See `etl.pipeline.plan`.
         ApiError: The server cannot say where a stream begins.
     """
     edge = newest_readable(scope.now, scope.lag)
-    return [_plan_source(engine, reader, scope, name, edge) for name in reader.sources(scope.streams)]
+    planned: list[tuple[Source, list[Due]]] = []
+    for name in reader.sources(scope.streams):
+        source = _load_source(engine, reader, scope, name, edge)
+        if explicit is not None:
+            planned.append((source, list(explicit.get(name, ()))))
+            continue
+        with reading(engine) as conn:
+            planned.append((source, _due(conn, source, scope, edge, reader.midnight_bound(name))))
+    return planned
 
 
-def _plan_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: datetime) -> tuple[Source, list[Due]]:
+def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: datetime) -> Source:
     covers = reader.covers(name)
     with reading(engine) as conn:
         states = ledger.stream_states(conn, scope.project_id)
-        coverage = _common_coverage(conn, scope, name, covers)
+        coverage = common_coverage(conn, scope, name, covers)
     require_sane_clock(edge, coverage)
     known = [states[stream] for stream in covers if stream in states]
     same_filters = all(state.filters_hash == scope.filters_hash for state in known)
@@ -80,9 +93,7 @@ def _plan_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     state = tiers.start_due_passes(
         tiers.state_from_json(stored, scope.lookback), now=scope.now, every=scope.every, coverage=coverage
     )
-    source = Source(name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state)
-    with reading(engine) as conn:
-        return source, _due(conn, source, scope, edge, reader.midnight_bound(name))
+    return Source(name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state)
 
 
 def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnight_bound: bool) -> list[Due]:
@@ -102,7 +113,7 @@ def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnigh
     )  # fmt: skip
 
 
-def _common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[str]) -> list[Window]:
+def common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[str]) -> list[Window]:
     """What was read whole of everything that this source gives, by any generation of the API."""
     # Derived sessions have no time of their own: they come with their traces.
     timed = [stream for stream in covers if stream == name or stream != "sessions"]

@@ -7,6 +7,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection
 
+from etl.load.compare import differences
 from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
 from etl.load.upsert import Written, upsert
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
@@ -14,7 +15,14 @@ from etl.transform.rows import Row
 
 
 def store_rows(
-    conn: Connection, kind: Kind, tables: Mapping[str, Sequence[Row]], *, project_id: str, light: bool, now: datetime
+    conn: Connection,
+    kind: Kind,
+    tables: Mapping[str, Sequence[Row]],
+    *,
+    project_id: str,
+    light: bool,
+    now: datetime,
+    distrust: bool = False,
 ) -> Written:
     """Upserts the rows of one page and derives what follows from them for every trace they belong to.
 
@@ -24,8 +32,13 @@ def store_rows(
         tables: As `pages.rows_of` gives them.
         light: The rows were compared before and are stored; only derive.
         now: The time of `first_seen_at` and `changed_at`.
+        distrust: Look at the stored columns themselves, not only at their hashes.
     """
-    written = [] if light else [upsert(conn, table, rows, now) for table, rows in tables.items()]
+    written = [
+        upsert(conn, table, rows, now, damaged=differences(conn, table, rows).changed if distrust else ())
+        for table, rows in tables.items()
+        if not light
+    ]
     touched = trace_ids(tables)
     if kind in OBSERVATIONS_V2:
         derive_traces(conn, project_id, touched, now)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -15,8 +15,10 @@ from etl.errors import ConfigError, DatabaseError, EtlError, LeaseLostError, Shu
 from etl.extract.budget import Budgets
 from etl.load import lease, ledger
 from etl.load.engine import writing
+from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.run import Progress, sync
+from etl.pipeline.scope import Scope
 from etl.service.projects import Connected, connect, refuse_twins
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,10 @@ def choose_projects(config: Config, names: Sequence[str]) -> list[Project]:
     return [known[name] for name in names] if names else list(config.projects)
 
 
+# Which windows of a project to read, in place of those that are due.
+Explicit = Callable[[Connected, Scope], Mapping[str, Sequence[Due]]]
+
+
 def sync_projects(
     config: Config,
     engine: Engine,
@@ -46,12 +52,40 @@ def sync_projects(
     stop: threading.Event,
     on_progress: Progress | None = None,
     now: Callable[[], datetime] | None = None,
+    explicit: Explicit | None = None,
 ) -> list[RunReport]:
     """One run of each project, in the order given; a report for each.
 
     Args:
         streams: Only these; empty for those of the configuration.
         now: In place of the clocks of this machine and of the server.
+        explicit: Windows to read in place of those that are due.
+    Raises:
+        DatabaseError, LeaseLostError: Nothing can be written any more.
+        ConfigError: Two entries are one project.
+    """
+
+    def run(one: Connected, scope: Scope) -> RunReport:
+        return run_project(
+            one, scope, engine, owner, trigger=trigger, stop=stop, on_progress=on_progress,
+            explicit=explicit(one, scope) if explicit else None,
+        )  # fmt: skip
+
+    return for_each_project(config, engine, projects=projects, streams=streams, stop=stop, now=now, run=run)
+
+
+def for_each_project(
+    config: Config,
+    engine: Engine,
+    *,
+    projects: Sequence[Project],
+    streams: Sequence[str],
+    stop: threading.Event,
+    now: Callable[[], datetime] | None = None,
+    run: Callable[[Connected, Scope], RunReport],
+) -> list[RunReport]:
+    """Connects every project, then runs `run` for each; what cannot be connected or run is reported as failed.
+
     Raises:
         DatabaseError, LeaseLostError: Nothing can be written any more.
         ConfigError: Two entries are one project.
@@ -67,38 +101,40 @@ def sync_projects(
             reports.append(_failed(project, error))
     refuse_twins(connected)
     for one in connected:
+        scope = one.scope(config)
+        if streams:
+            scope = replace(scope, streams=[stream for stream in scope.streams if stream in streams])
         try:
-            reports.append(_sync_one(one, config, engine, owner, streams, trigger, stop, on_progress))
+            reports.append(run(one, scope))
+        except (DatabaseError, LeaseLostError):
+            raise
+        except EtlError as error:
+            reports.append(_failed(one.settings, error))
         finally:
             one.client.close()
     return reports
 
 
-def _sync_one(
+def run_project(
     one: Connected,
-    config: Config,
+    scope: Scope,
     engine: Engine,
     owner: lease.Owner,
-    streams: Sequence[str],
+    *,
     trigger: str,
     stop: threading.Event,
-    on_progress: Progress | None,
+    on_progress: Progress | None = None,
+    explicit: Mapping[str, Sequence[Due]] | None = None,
+    repair: bool = False,
 ) -> RunReport:
-    scope = one.scope(config)
-    if streams:
-        scope = replace(scope, streams=[stream for stream in scope.streams if stream in streams])
-    try:
-        with writing(engine) as conn:
-            lease.renew(conn, owner)
-            ledger.save_project(conn, one.record())
-        return sync(
-            engine, owner, one.reader, scope, trigger=trigger,
-            requests_sent=lambda: one.client.requests_sent, stop=stop, on_progress=on_progress,
-        )  # fmt: skip
-    except (DatabaseError, LeaseLostError):
-        raise
-    except EtlError as error:
-        return _failed(one.settings, error)
+    """One run of a connected project; see `pipeline.run.sync`."""
+    with writing(engine) as conn:
+        lease.renew(conn, owner)
+        ledger.save_project(conn, one.record())
+    return sync(
+        engine, owner, one.reader, scope, trigger=trigger, requests_sent=lambda: one.client.requests_sent,
+        stop=stop, on_progress=on_progress, explicit=explicit, repair=repair,
+    )  # fmt: skip
 
 
 def _failed(project: Project, error: EtlError) -> RunReport:

@@ -21,6 +21,11 @@ _METRICS = frozenset({"totalCost", "latency"})
 _TRACE = replace(TRACE_DOCUMENT, optional=_METRICS)
 _TRACE_WITHOUT_TRACES_API = replace(TRACE_DOCUMENT, optional=_METRICS | {"htmlPath", "externalId"})
 
+# Inside a trace, prices that are not known are 0, and the pricing tier of a known model is named; lists of observations
+# say null for both (`tests/cassettes/trace_by_id.yaml` and `observations_v1_pages.yaml`). The tier cannot be guessed.
+_PRICES = ("inputPrice", "outputPrice", "totalPrice")
+_UNSAID = object()
+
 # What a score inside a trace is known to belong to already; there only if it says something.
 _SCORE_OWNERS = ("sessionId", "datasetRunId")
 _CORRECTION = "CORRECTION"
@@ -28,8 +33,10 @@ _CORRECTION = "CORRECTION"
 # Python writes no integer of more than 4,300 digits (sys.set_int_max_str_digits).
 _INTEGER_DIGITS = 4_000
 _EXACT_IN_DOUBLE = 2**53
+# ECMAScript, Number::toString.
+_JS_EXPONENT_FROM = 10**21
 # What is the same on every database as it stands.
-_SCALARS = (str, int, bool, type(None))
+_SCALARS = (str, bool, type(None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +94,9 @@ def row_document(trace: Row, observations: Iterable[Row], scores: Iterable[Row])
 
 
 def canonical(value: Any) -> Any:
-    """`value` with sorted keys, and each number without a fraction as an integer, as JavaScript writes it.
+    """`value` with sorted keys, and numbers as JavaScript writes them: 1 for 1.0, 1e22 for its 23 digits.
 
-    Postgres turns `1e22` into an integer and `-0.0` into `0.0`; equal numbers must give equal bytes.
+    Postgres gives `1e22` back as an integer and `-0.0` as `0.0`; equal numbers must give equal bytes.
     """
     # A loop, because values may be nested as deeply as the parser allows.
     root = [value]
@@ -104,20 +111,44 @@ def canonical(value: Any) -> Any:
             elif kind is list:
                 container[key] = member.copy()
                 open_containers.append(container[key])
-            elif kind is float or kind is Decimal:
+            elif kind is float or kind is int or kind is Decimal:
                 container[key] = _canonical_number(member)
     return root[0]
 
 
-def _canonical_number(number: float | Decimal) -> float | Decimal | int:
+def whole_number(number: float | Decimal) -> int | None:
+    """The integer that `number` is, digit for digit as it was written; None if it has a fraction or is too long."""
+    if isinstance(number, int):
+        return number
     if isinstance(number, float):
         if not number.is_integer():
-            return number
+            return None
         # Above that, the digits that were meant are those of the text, not those of the nearest double.
         return int(number) if abs(number) < _EXACT_IN_DOUBLE else int(Decimal(repr(number)))
-    if number.adjusted() < _INTEGER_DIGITS and number == number.to_integral_value():
-        return int(number)
-    return number
+    too_long = number.adjusted() >= _INTEGER_DIGITS
+    return None if too_long or number != number.to_integral_value() else int(number)
+
+
+def _canonical_number(number: float | Decimal) -> float | Decimal:
+    if type(number) is int and -_JS_EXPONENT_FROM < number < _JS_EXPONENT_FROM:
+        return number
+    integer = whole_number(number)
+    if integer is None:
+        return _without_zeros(number) if isinstance(number, Decimal) else number
+    if -_JS_EXPONENT_FROM < integer < _JS_EXPONENT_FROM:
+        return integer
+    try:
+        nearest = float(integer)
+    except OverflowError:
+        return integer
+    return nearest if Decimal(repr(nearest)) == integer else integer
+
+
+def _without_zeros(number: Decimal) -> Decimal:
+    """1E+5000 for all of its digits; `Decimal.normalize` would round."""
+    sign, digits, exponent = number.as_tuple()
+    kept = len("".join(map(str, digits)).rstrip("0")) or 1
+    return Decimal((sign, digits[:kept], exponent + len(digits) - kept)) if isinstance(exponent, int) else number
 
 
 def _item(row: Row, shape: Shape) -> dict[str, Any]:
@@ -133,7 +164,14 @@ def _item(row: Row, shape: Shape) -> dict[str, Any]:
 
 
 def _observation_item(row: Row) -> dict[str, Any]:
-    return _item(row, OBSERVATION if row["read_from"] == "traces" else OBSERVATION_V2)
+    item = _item(row, OBSERVATION if row["read_from"] == "traces" else OBSERVATION_V2)
+    for name in _PRICES:
+        if item.get(name, _UNSAID) is None:
+            item[name] = 0
+    if item.get("modelId") is not None and item.get("usagePricingTierId") is None:
+        item.pop("usagePricingTierId", None)
+        item.pop("usagePricingTierName", None)
+    return item
 
 
 def _score_item(row: Row) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
             item[field.api] = loads(value)
         elif field.kind is Kind.FLAG:
             item[field.api] = bool(value)
-        elif field.column == "trace_id" and value == "":
+        elif field.column == "trace_id" and value == "" and shape.table == "observations":
             item[field.api] = None
         else:
             item[field.api] = value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from sqlalchemy import Engine, Table, select, update
 
+from etl.demo.shapes import score_v3
 from etl.load.derived import refresh_trace_metrics
 from etl.load.engine import writing
 from etl.load.tables import traces
@@ -93,14 +94,24 @@ def corpus(name: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
-def fill_with_corpus(engine: Engine, *, scores_of: str = "v2", observations_of: str = "v1") -> None:
-    """The recorded data set; its scores and observations as one of the two generations answered them."""
-    store(engine, TRACE, *corpus("traces"))
+def fill_with_corpus(
+    engine: Engine, *, scores_of: str = "v2", observations_of: str = "v1", only: Collection[str] | None = None
+) -> None:
+    """The recorded data set, or these traces of it; scores and observations as one of the generations answered them."""
+
+    def rows(name: str, key: str = "traceId") -> list[dict[str, Any]]:
+        return [row for row in corpus(name) if only is None or row[key] in only]
+
+    store(engine, TRACE, *rows("traces", "id"))
     if observations_of == "v1":
-        store(engine, OBSERVATION, *corpus("observations_v1"))
+        store(engine, OBSERVATION, *rows("observations_v1"))
     else:
-        store(engine, OBSERVATION_V2, *(item for item in corpus("observations_v2") if not is_trace_copy(item)))
-    store(engine, SCORE_LEGACY if scores_of == "v2" else SCORE_V3, *corpus(f"scores_{scores_of}"))
+        store(engine, OBSERVATION_V2, *(row for row in rows("observations_v2") if not is_trace_copy(row)))
+    if scores_of == "v2":
+        store(engine, SCORE_LEGACY, *rows("scores_v2"))
+    else:
+        groups = frozenset({"details", "subject", "annotation"})
+        store(engine, SCORE_V3, *(score_v3(row, groups) for row in rows("scores_v2")))
     derive(engine)
 
 

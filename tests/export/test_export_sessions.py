@@ -148,9 +148,7 @@ def test_a_session_that_was_deleted_whole_is_cleaned_up(engine: Engine, tmp_path
     assert names(first.directory) == ["manifest.json"]
 
 
-def test_no_file_is_removed_that_the_old_manifest_of_the_selection_does_not_list(
-    engine: Engine, tmp_path: Path
-) -> None:
+def test_no_file_is_removed_that_the_manifest_of_another_selection_lists(engine: Engine, tmp_path: Path) -> None:
     fill(engine, trace("a", metadata={"k": "1"}), trace("b"))
     (first,) = export_sessions(engine, S1, Options(tmp_path / "out"))
     (first.directory / "mine.json").write_text("{}")
@@ -273,7 +271,7 @@ AWKWARD = {
     "nul": "a\x00b",
     "surrogate": "\ud800 half",
     "big": 2**53 + 1,
-    "huge": 10**40,
+    "huge": 123456789 * 10**30 + 1,
     "small": 1e-7,
     "large": 1e22,
     "larger": 1.5e300,
@@ -297,7 +295,8 @@ def deep(levels: int) -> Any:
 def test_every_value_comes_out_as_it_came_in(both: list[Engine], tmp_path: Path, indent: int) -> None:
     trees = []
     for number, engine in enumerate(both):
-        item = trace("a", input=AWKWARD, output=deep(400), metadata={"m": "x" * 2_000_000} | AWKWARD, new_field=AWKWARD)
+        item = trace("a", input=AWKWARD, output=deep(400), metadata={"m": "x" * 2_000_000} | AWKWARD)
+        item["new_field"] = AWKWARD
         fill(engine, item)
         store(
             engine, OBSERVATION, observation("o\x00", "a", input=AWKWARD, output=deep(100), newer={"b": 1, "a": 1e22})
@@ -326,14 +325,6 @@ def same(expected: Any, found: Any) -> bool:
     if isinstance(expected, list) and isinstance(found, list):
         return len(expected) == len(found) and all(map(same, expected, found))
     return isinstance(expected, bool) == isinstance(found, bool) and bool(expected == found)
-
-
-def test_too_deep_a_value_is_one_clear_line(engine: Engine, tmp_path: Path) -> None:
-    fill(engine, trace("a"), trace("b"))
-    edit(engine, traces, "a", input="[" * 1000 + "]" * 1000)
-
-    with pytest.raises(ExportError, match="trace 'a' is nested too deeply"):
-        export_sessions(engine, S1, Options(tmp_path))
 
 
 # --- Names ---
@@ -416,7 +407,7 @@ def test_any_path_of_the_trace_names_the_file(engine: Engine, tmp_path: Path, na
 
     (result,) = export_sessions(engine, S1, Options(tmp_path, name_by=name_by))
 
-    assert [expected, "manifest.json"] == names(result.directory)
+    assert sorted([expected, "manifest.json"]) == names(result.directory)
 
 
 def test_sessions_that_clean_to_one_name_do_not_share_a_folder(engine: Engine, tmp_path: Path) -> None:
@@ -438,10 +429,11 @@ def test_sessions_that_clean_to_one_name_do_not_share_a_folder(engine: Engine, t
 def test_one_session_id_in_two_projects_is_two_folders(engine: Engine, tmp_path: Path) -> None:
     _two_projects(engine)
 
-    results = export_sessions(engine, Selection(all=True), Options(tmp_path))
+    results = export_sessions(engine, Selection(all=True), Options(tmp_path / "all"))
 
-    assert [result.project_id for result in results] == ["other", PROJECT]
-    assert len({result.directory for result in results}) == 2
+    found = [(result.project_id, result.session_id) for result in results]
+    assert found == [("other", "s1"), ("other", "s3"), (PROJECT, "s1"), (PROJECT, "s2")]
+    assert len({result.directory for result in results}) == 4
     (alone,) = export_sessions(engine, Selection(sessions=("s1",), project="other"), Options(tmp_path / "alone"))
     (next_to_it,) = export_sessions(engine, Selection(sessions=("s1",), project=PROJECT), Options(tmp_path / "alone"))
     assert "s1" == alone.directory.name != next_to_it.directory.name
@@ -525,7 +517,7 @@ def test_a_project_is_chosen_by_id_or_name(engine: Engine, tmp_path: Path, proje
         (Selection(), "nothing is selected"),
         (
             Selection(sessions=("S11",)),
-            "no session 'S11' is stored; did you mean 's1'?; `--refresh` asks Langfuse for it",
+            "no session 'S11' is stored (did you mean 's1'?); `--refresh` asks",
         ),
         (Selection(sessions=("zzzzzz",)), "no session 'zzzzzz' is stored; `--refresh`"),
         (
@@ -536,7 +528,7 @@ def test_a_project_is_chosen_by_id_or_name(engine: Engine, tmp_path: Path, proje
         (Selection(traces=("a",)), "trace 'a' is in the projects 'other' and 'proj-shop'"),
         (Selection(traces=("nope",)), "no trace 'nope' is stored"),
         (Selection(traces=("b",), sessions=("s3",)), "trace 'b' is not in the sessions that are named"),
-        (Selection(all=True, project="Other"), "no project 'Other' is stored; did you mean 'other' or 'Other one'?"),
+        (Selection(all=True, project="Other"), "no project 'Other' is stored (did you mean 'other' or 'Other one'?)"),
         (Selection(all=True, where=(("metadata.x", "y"),)), "no stored trace matches the selection"),
         (Selection(start=datetime(2030, 1, 1, tzinfo=UTC)), "no stored trace matches the selection"),
     ],

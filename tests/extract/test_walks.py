@@ -100,7 +100,7 @@ def go(walk: SeekWalk, server: ListServer, rng: random.Random, trouble: Trouble 
         if ask.one_ms:
             keys = server.millisecond(ask.span.start)
             walked.rows.update(keys)
-            walked.segments += walk.receive_millisecond(keys, whole=True)
+            walked.segments += walk.receive_millisecond(keys, len(keys) if walk.totals_trusted else None, whole=True)
             continue
         entries = server.page(ask.span, ask.limit)
         halved = not halved and rng.random() < trouble.half_page
@@ -253,6 +253,42 @@ def test_after_an_answer_that_was_too_large_the_pages_grow_again() -> None:
     assert server.requests <= 1.05 * 50 + 20
 
 
+def test_one_row_that_cannot_be_sent_is_found_with_few_questions() -> None:
+    rng = random.Random(2)
+    times = sorted(rng.sample(range(86_400_000), 5_000))
+    poison = times[3_333]
+    server = ListServer(times, rng, descending=False)
+    walk = SeekWalk(Span(0, 86_400_000), descending=False, totals_trusted=True)
+    refused, rows = 0, set()
+    while not walk.done:
+        ask = walk.ask()
+        page = server.page(ask.span, ask.limit)
+        if ask.one_ms:
+            rows.update(found := server.millisecond(ask.span.start))
+            walk.receive_millisecond(found, len(found), whole=True)
+        elif all(entry.time_ms != poison for entry in page):
+            walk.receive(page, server.total(ask.span))
+            rows.update(entry.key for entry in page)
+        elif ask.limit > 1:
+            walk.shrink()
+            refused += 1
+        elif ask.span.start < poison:
+            walk.stop_before(poison)
+            refused += 1
+        else:
+            walk.split_millisecond()
+            refused += 1
+    assert len(rows) == 5_000
+    assert refused <= 15
+
+
+def test_a_full_page_is_not_taken_for_the_last_one_whatever_the_total_says() -> None:
+    walk = walk_of_ten()
+    assert walk.receive([Entry(n, 100 + n) for n in range(10)], 10) == []
+    assert walk.ask() == Ask(Span(109, 200), 10)
+    assert walk.receive([Entry(9, 109), Entry("came between count and page", 109)], 2)[0].read == 11
+
+
 def walk_of_ten(*, trusted: bool = True) -> SeekWalk:
     return SeekWalk(Span(100, 200), descending=False, totals_trusted=trusted, limit=10)
 
@@ -292,7 +328,7 @@ def test_a_row_without_contents_makes_its_segment_partial_and_only_that_one() ->
     while walk.shrink():
         pass
     walk.split_millisecond()
-    first = walk.receive_millisecond(["poison"], whole=True, partial=True)
+    first = walk.receive_millisecond(["poison"], 1, whole=True, partial=True)
     assert [segment.proof for segment in first] == ["partial"]
     rest = []
     while not walk.done:

@@ -28,20 +28,22 @@ def recorded_syncs(
 ) -> Iterator[Callable[[str], Recorded]]:
     """The recorded data after one sync and after a second one, by kind of database; made at first use."""
     made: dict[str, Recorded] = {}
+    engines: list[Engine] = []
 
     def make(kind: str) -> Recorded:
         if kind not in made:
             if kind == "sqlite":
-                engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'a.db'}", "public")
+                url, schema = f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'a.db'}", "public"
             else:
-                engine = open_engine(request.getfixturevalue("postgres_url"), "recorded")
-            upgrade(engine)
-            made[kind] = sync_recorded(engine)
+                url, schema = request.getfixturevalue("postgres_url"), "recorded"
+            engines.append(open_engine(url, schema))
+            upgrade(engines[-1])
+            made[kind] = sync_recorded(engines[-1])
         return made[kind]
 
     yield make
-    for one in made.values():
-        one.engine.dispose()
+    for engine in engines:
+        engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

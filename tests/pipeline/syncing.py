@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Engine, select
 
 from etl.config import Config, Project
-from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, LoggedRequest, MockLangfuse, load_corpus
+from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, LoggedRequest, MockLangfuse, generate, load_corpus
 from etl.intervals import Window, merge
 from etl.load.engine import reading
 from etl.load.tables import ROW_TABLES, metadata, projects, sync_state, sync_windows
@@ -67,6 +67,16 @@ def sync_recorded(engine: Engine) -> Recorded:
 def corpus() -> Dataset:
     """The recorded data; tests that change the data load their own."""
     return load_corpus()
+
+
+@functools.cache
+def small() -> Dataset:
+    """300 made-up traces of three days, with ties; tests that change the data make their own."""
+    return make_small()
+
+
+def make_small() -> Dataset:
+    return generate(traces=300, days=3, observations_per_trace=2, io_bytes=200)
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """A sync end to end: the mock server on one side, real databases on the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,19 +15,21 @@ from syncing import (
     coverage,
     ledger,
     listed_traces,
+    make_small,
     objects,
     project,
     recorded,
     recorded_scores_v3,
     rows,
     same_tables,
+    small,
     sync,
     sync_all,
     watermarks,
     whole_tables,
 )
 
-from etl.demo import ALL_FEATURES, Dataset, Faults, MockLangfuse, Project, generate, load_corpus
+from etl.demo import Dataset, Faults, MockLangfuse, Project, generate
 from etl.demo.endpoints.context import Request
 from etl.errors import ClockError, ConfigError
 from etl.intervals import Window, merge
@@ -117,72 +119,80 @@ def test_ties_that_change_places_from_request_to_request_lose_nothing(database: 
     assert_counted_windows_agree(ledger(database))
 
 
-def test_five_hundred_traces_of_one_millisecond_are_all_there_and_counted(database: Engine) -> None:
+def test_five_hundred_traces_of_one_millisecond_are_all_there_and_counted(engine: Engine) -> None:
     dataset = Dataset()
     for number in range(500):
         dataset.put_trace({"id": f"tied-{number:03d}", "timestamp": "2026-11-20T10:00:00.123Z"})
     for number in range(120):
         dataset.put_trace({"id": f"other-{number:03d}", "timestamp": f"2026-11-20T10:00:00.{number + 60:03d}Z"})
     with MockLangfuse(dataset, shuffle_ties=True) as server:
-        report = sync(database, server)
+        report = sync(engine, server)
     assert report.status == "ok"
-    assert objects(database, "traces") == listed_traces(dataset)
-    windows = [row for row in ledger(database) if row["stream"] == "traces"]
+    assert objects(engine, "traces") == listed_traces(dataset)
+    windows = [row for row in ledger(engine) if row["stream"] == "traces"]
     assert {row["proof"] for row in windows} == {"counted"}
     assert sum(row["read"] for row in windows) == 620
 
 
-def test_a_full_millisecond_of_every_other_list_is_read_by_its_parts(database: Engine) -> None:
+def tied_children(types: Sequence[str], sources: Sequence[str]) -> Dataset:
+    """250 observations and 250 scores of one millisecond."""
     dataset = Dataset()
-    types = ("GENERATION", "SPAN", "EVENT", "TOOL")
+    tied = "2026-11-20T10:00:00.123Z"
     for number in range(250):
-        dataset.put_observation({
-            "id": f"o-{number:03d}", "traceId": "t", "type": types[number % 4], "startTime": "2026-11-20T10:00:00.123Z",
-        })  # fmt: skip
-        dataset.put_score({
-            "id": f"s-{number:03d}", "traceId": "t", "name": "n", "value": 1, "timestamp": "2026-11-20T10:00:00.123Z",
-            "dataType": ("NUMERIC", "BOOLEAN")[number % 2], "source": ("API", "EVAL")[number // 2 % 2],
-        })  # fmt: skip
-    old = ALL_FEATURES - {"scores_v3"}
-    with MockLangfuse(dataset, shuffle_ties=True, features=old, version="3.150.0") as server:
+        kind, source = types[number % len(types)], sources[number % len(sources)]
+        dataset.put_observation({"id": f"o-{number:03d}", "traceId": "t", "type": kind, "startTime": tied})
+        dataset.put_score(
+            {"id": f"s-{number:03d}", "traceId": "t", "name": "n", "value": 1, "timestamp": tied, "source": source}
+        )
+    return dataset
+
+
+def test_a_full_millisecond_of_a_list_without_order_is_read_to_its_end(database: Engine) -> None:
+    with MockLangfuse(tied_children(["SPAN"], ["API"]), shuffle_ties=True, version="3.178.0") as server:
         report = sync(database, server)
-    assert report.status == "ok"
+    assert (report.status, report.error) == ("ok", None)
     assert (len(rows(database, "observations")), len(rows(database, "scores"))) == (250, 250)
-    assert {row["proof"] for row in ledger(database)} == {"counted", "walked"}
 
 
-def test_a_millisecond_that_no_part_can_empty_is_doubtful_and_the_run_does_not_say_success(database: Engine) -> None:
-    dataset = Dataset()
-    for number in range(250):
-        dataset.put_observation({"id": f"o-{number:03d}", "traceId": "t", "startTime": "2026-11-20T10:00:00.123Z"})
-    with MockLangfuse(dataset) as server:
+def test_a_full_millisecond_of_an_old_server_is_read_by_its_parts(database: Engine) -> None:
+    dataset = tied_children(["GENERATION", "SPAN", "EVENT"], ["API", "EVAL", "ANNOTATION"])
+    with MockLangfuse(dataset, shuffle_ties=True, version="3.100.0") as server:
+        report = sync(database, server)
+    assert (report.status, report.error) == ("ok", None)
+    assert (len(rows(database, "observations")), len(rows(database, "scores"))) == (250, 250)
+
+
+def test_a_millisecond_that_an_old_server_cannot_take_apart_is_doubtful_and_the_run_says_so(database: Engine) -> None:
+    with MockLangfuse(tied_children(["SPAN"], ["API"]), shuffle_ties=True, version="3.100.0") as server:
         report = sync(database, server)
     assert (report.status, report.exit_code) == ("failed", 1)
     assert "doubtful" in (report.error or "")
-    assert "doubtful" in {row["proof"] for row in ledger(database) if row["stream"] == "observations"}
-    assert watermarks(database)["observations"] is None
+    for stream in ("observations", "scores"):
+        proofs = {row["proof"] for row in ledger(database) if row["stream"] == stream}
+        assert "doubtful" in proofs
+        assert watermarks(database).get(stream) is None
 
 
-def test_generated_data_of_5000_traces_is_read_whole_with_few_requests(database: Engine) -> None:
-    dataset = generate(traces=5_000, days=4, observations_per_trace=1, io_bytes=200)
+def test_5000_generated_traces_are_read_whole_with_few_requests(database: Engine) -> None:
+    dataset = generate(traces=5_000, days=4, observations_per_trace=0, scores_per_trace=0, io_bytes=200)
     with MockLangfuse(dataset, shuffle_ties=True, gzip=True) as server:
         report = sync(database, server)
         asked = sum(request.path.endswith("/public/traces") for request in server.requests)
     assert report.status == "ok"
-    assert_whole(database, dataset)
+    assert objects(database, "traces") == listed_traces(dataset)
     assert_counted_windows_agree(ledger(database))
-    assert asked <= 1.05 * 50 + 4 * 6  # each of the four days begins with a request of its own
+    assert asked <= 1.05 * 50 + 5 * 5  # each of the days begins with a request of its own
 
 
 def test_totals_that_count_too_much_keep_nothing_back(database: Engine) -> None:
-    dataset = load_corpus()
+    dataset = make_small()
     for row in dataset.traces()[::7]:
         dataset.put_trace(row)
     for row in dataset.observations()[::5]:
         dataset.put_observation(row)
     for row in dataset.scores()[::5]:
         dataset.put_score(row)
-    with MockLangfuse(dataset, overcount=True, features=ALL_FEATURES - {"scores_v3"}) as server:
+    with MockLangfuse(dataset, overcount=True, version="3.178.0") as server:
         report = sync(database, server)
     assert (report.status, report.error) == ("ok", None)
     assert_whole(database, dataset)
@@ -193,148 +203,152 @@ def test_totals_that_count_too_much_keep_nothing_back(database: Engine) -> None:
     [("3.225.4", "/v3/scores"), ("3.178.0", "/v2/scores"), ("3.72.0", "/v2/scores"), ("3.52.0", "/scores")],
 )
 def test_older_servers_are_read_with_what_they_have(database: Engine, version: str, api_of_scores: str) -> None:
-    with MockLangfuse(corpus(), version=version) as server:
+    with MockLangfuse(small(), version=version) as server:
         report = sync(database, server)
         answered = {r.path.removeprefix("/api/public") for r in server.requests if r.status == 200}
     assert (report.status, report.error) == ("ok", None)
     assert {path for path in answered if path.endswith("scores")} == {api_of_scores}
-    assert_oldest_fields(database, with_sessions=api_of_scores != "/scores")
+    assert objects(database, "traces") == listed_traces(small())
+    assert objects(database, "observations") == by_key(small().observations())
+    # GET /scores knows only scores of traces.
+    expected = [row for row in small().scores() if api_of_scores != "/scores" or row["traceId"]]
+    assert set(objects(database, "scores")) == {row["id"] for row in expected}
     assert rows(database, "projects")[0]["server_version"] == version
 
 
-def assert_oldest_fields(engine: Engine, *, with_sessions: bool) -> None:
-    assert objects(engine, "traces") == by_key(recorded("traces"), "observations", "scores")
-    assert objects(engine, "observations") == by_key(recorded("observations_v1"))
-    scores = [row for row in recorded("scores_v2") if with_sessions or row["traceId"]]
-    if not with_sessions:  # GET /scores does not know corrections and the scores of sessions
-        scores = [row for row in scores if row["dataType"] != "CORRECTION"]
-    assert set(objects(engine, "scores")) == {row["id"] for row in scores}
-
-
 def test_a_server_from_before_environments_gives_rows_without_one(database: Engine) -> None:
-    with MockLangfuse(corpus(), version="3.30.0") as server:
+    with MockLangfuse(small(), version="3.30.0") as server:
         report = sync(database, server)
-    assert report.status == "ok"
-    expected = by_key(recorded("traces"), "observations", "scores", "environment")
+    assert (report.status, report.error) == ("ok", None)
+    expected = by_key(small().traces(), "observations", "scores", "environment")
     assert objects(database, "traces") == expected
     assert {row["environment"] for row in rows(database, "traces")} == {None}
 
 
 def test_a_trace_that_the_server_cannot_send_is_stored_without_contents_and_the_run_says_so(database: Engine) -> None:
-    poison = recorded("traces")[600]["id"]
-    with MockLangfuse(corpus(), faults=Faults(poison=[poison])) as server:
-        report = sync(database, server)
+    poison = small().traces()[150]["id"]
+    with MockLangfuse(small(), faults=Faults(poison=[poison])) as server:
+        report = sync(database, server, streams=["traces"])
+        refused = sum(request.status == 422 for request in server.requests)
     assert (report.status, report.exit_code) == ("failed", 1)
     assert "partial" in (report.error or "")
-    expected = by_key(recorded("traces"), "observations", "scores")
+    expected = listed_traces(small())
     stored = objects(database, "traces")
-    core = {n: v for n, v in expected.pop(poison).items() if n not in ("input", "output", "metadata")}
     without_contents = stored.pop(poison)
-    assert {name: without_contents[name] for name in core} == core
-    assert without_contents["input"] is without_contents["output"] is None
+    for name in ("input", "output", "metadata", "latency", "totalCost"):
+        without_contents.pop(name, None)
+    whole = expected.pop(poison)
+    assert without_contents == {name: whole[name] for name in without_contents}
+    assert without_contents["name"] == whole["name"]
+    for item in (*stored.values(), *expected.values()):
+        item.pop("latency")  # of observations, which are not read here
+        item.pop("totalCost")
     assert stored == expected
     proofs = [row["proof"] for row in ledger(database) if row["stream"] == "traces"]
-    assert proofs.count("partial") == 1
-    assert set(proofs) == {"partial", "counted"}
+    assert (proofs.count("partial"), set(proofs)) == (1, {"partial", "counted"})
     assert watermarks(database)["traces"] == EDGE
+    assert refused <= 12
 
 
 def test_pages_that_are_too_large_are_asked_for_in_smaller_ones(database: Engine) -> None:
-    with MockLangfuse(corpus(), faults=Faults(oversize=60_000)) as server:
-        report = sync(database, server, streams=["traces", "sessions"])
+    with MockLangfuse(small(), faults=Faults(oversize=30_000)) as server:
+        report = sync(database, server, streams=["traces"])
         requests = len(server.requests)
-    assert report.status == "ok"
-    assert objects(database, "traces").keys() == listed_traces(corpus()).keys()
-    assert requests < 400
+    assert (report.status, report.error) == ("ok", None)
+    assert objects(database, "traces").keys() == listed_traces(small()).keys()
+    assert requests < 80
 
 
 def test_a_server_that_times_out_on_many_rows_is_asked_for_less_until_all_is_there(database: Engine) -> None:
-    with MockLangfuse(corpus(), faults=Faults(timeout_above_rows=150)) as server:
-        for _ in range(4):
-            report = sync(database, server, streams=["traces", "sessions"])
+    with MockLangfuse(small(), faults=Faults(timeout_above_rows=70)) as server:
+        for _ in range(3):
+            report = sync(database, server, streams=["traces"])
             if report.status == "ok":
                 break
-    assert report.status == "ok"
-    assert objects(database, "traces").keys() == listed_traces(corpus()).keys()
+    assert (report.status, report.error) == ("ok", None)
+    assert objects(database, "traces").keys() == listed_traces(small()).keys()
     assert_counted_windows_agree(ledger(database))
 
 
 def test_rows_that_come_and_go_during_the_run_leave_the_others_whole(database: Engine) -> None:
-    dataset = load_corpus()
-    steady = [row["id"] for row in dataset.traces()][::2]
-    fleeting = [row for row in dataset.traces() if row["id"] not in set(steady)]
+    dataset = make_small()
+    ids = [row["id"] for row in dataset.traces()]
+    steady, fleeting = set(ids[::2]), [row for row in dataset.traces() if row["id"] in set(ids[1::2])]
 
     def change(request: Request) -> None:
+        chosen = fleeting[request.number * 7 % len(fleeting)]
         if request.number % 2:
-            dataset.delete_trace(fleeting[request.number % len(fleeting)]["id"])
+            dataset.delete_trace(chosen["id"])
         else:
-            dataset.put_trace(fleeting[-request.number % len(fleeting)])
+            dataset.put_trace(chosen)
 
     with MockLangfuse(dataset) as server:
         server.before_answer = change
         sync(database, server)
         server.before_answer = None
-    assert set(steady) <= set(objects(database, "traces"))
+        sync(database, server, now=NOW + timedelta(minutes=5))
+    assert steady <= set(objects(database, "traces"))
 
 
 # Settings
 
 
 def test_without_content_no_input_or_output_is_stored(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
+    with MockLangfuse(small()) as server:
         report = sync(database, server, content="none")
     assert report.status == "ok"
     for table in ("traces", "observations"):
         found = rows(database, table)
         assert {(row["input"], row["output"]) for row in found} == {(None, None)}
-    expected = by_key(recorded("traces"), "observations", "scores", "input", "output")
+    expected = by_key(small().traces(), "observations", "scores", "input", "output")
     assert by_key(objects(database, "traces").values(), "input", "output") == expected
 
 
 def test_only_the_streams_that_are_set_are_read(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
+    with MockLangfuse(small()) as server:
         report = sync(database, server, streams=["scores", "sessions"])
         asked = {request.path.rpartition("/")[2] for request in server.requests}
     assert set(report.streams) == {"scores", "sessions"}
-    assert (len(rows(database, "scores")), len(rows(database, "sessions"))) == (1_257, 59)
+    assert set(objects(database, "scores")) == {row["id"] for row in small().scores()}
+    assert objects(database, "sessions") == by_key(small().sessions())
     assert (rows(database, "traces"), rows(database, "observations")) == ([], [])
     assert "observations" not in asked
 
 
 def test_a_stream_named_for_one_run_leaves_the_others_alone(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
+    with MockLangfuse(small()) as server:
         (report,) = sync_all(database, [project(server)], streams=["sessions"])
         assert set(report.streams) == {"sessions"}
         sync(database, server)
-    assert_whole(database, corpus())
+    assert_whole(database, small())
 
 
 def test_a_start_leaves_out_what_is_older(database: Engine) -> None:
-    start = datetime(2026, 11, 15, tzinfo=UTC)
-    with MockLangfuse(corpus()) as server:
+    start = datetime(2026, 11, 17, 12, tzinfo=UTC)
+    with MockLangfuse(small()) as server:
         report = sync(database, server, start=start)
     assert report.status == "ok"
-    newer = {row["id"] for row in recorded("traces") if row["timestamp"] >= "2026-11-15"}
-    assert 0 < len(newer) < 1_200
+    newer = {row["id"] for row in small().traces() if row["timestamp"] >= "2026-11-17T12"}
+    assert 0 < len(newer) < 300
     assert set(objects(database, "traces")) == newer
     assert coverage(database, "traces") == [Window(start, EDGE)]
     assert watermarks(database)["traces"] == EDGE
 
 
 def test_an_earlier_start_reads_what_is_missing_and_nothing_twice(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
-        sync(database, server, start=datetime(2026, 11, 15, tzinfo=UTC), streams=["traces"])
+    with MockLangfuse(small()) as server:
+        sync(database, server, start=datetime(2026, 11, 17, 12, tzinfo=UTC), streams=["traces"])
         before = {row["id"]: row["changed_at"] for row in rows(database, "traces")}
         later = NOW + timedelta(minutes=5)
-        report = sync(database, server, now=later, start=datetime(2026, 11, 8, tzinfo=UTC), streams=["traces"])
+        report = sync(database, server, now=later, start=datetime(2026, 11, 10, tzinfo=UTC), streams=["traces"])
     assert report.status == "ok"
-    assert len(rows(database, "traces")) == 1_200
+    assert len(rows(database, "traces")) == 300
     assert {row["id"]: row["changed_at"] for row in rows(database, "traces") if row["id"] in before} == before
-    assert report.total("rows_written") == 1_200 - len(before)
+    assert report.total("rows_written") == 300 - len(before)
 
 
 def test_a_start_in_the_future_is_a_setting_to_correct(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
+    with MockLangfuse(small()) as server:
         report = sync(database, server, start=NOW + timedelta(days=1))
     assert (report.status, report.exit_code) == ("failed", 3)
     assert "start" in (report.error or "")
@@ -352,11 +366,11 @@ def test_an_empty_project_is_covered_and_ok(database: Engine) -> None:
 
 
 def other_project(name: str = "other") -> MockLangfuse:
-    return MockLangfuse(corpus(), project=Project(id=name, name=name, organization_id="org-other"))
+    return MockLangfuse(small(), project=Project(id=name, name=name, organization_id="org-other"))
 
 
 def test_a_wrong_key_of_one_project_does_not_keep_the_other_from_being_synced(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server, other_project() as other:
+    with MockLangfuse(small()) as server, other_project() as other:
         wrong, right = sync_all(
             database,
             [
@@ -368,22 +382,22 @@ def test_a_wrong_key_of_one_project_does_not_keep_the_other_from_being_synced(da
     assert "A_PUBLIC and A_SECRET" in (wrong.error or "")
     assert (right.status, right.exit_code) == ("ok", 0)
     assert {row["project_id"] for row in rows(database, "traces")} == {"other"}
-    assert len(rows(database, "traces")) == 1_200
+    assert len(rows(database, "traces")) == 300
 
 
 def test_two_projects_are_kept_apart(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server, other_project() as other:
+    with MockLangfuse(small()) as server, other_project() as other:
         reports = sync_all(database, [project(server, "one"), project(other, "two")])
     assert [report.status for report in reports] == ["ok", "ok"]
     per_project = [
         {row["id"] for row in rows(database, "traces") if row["project_id"] == name} for name in ("proj-shop", "other")
     ]
     assert per_project[0] == per_project[1]
-    assert len(per_project[0]) == 1_200
+    assert len(per_project[0]) == 300
 
 
 def test_two_entries_for_one_project_are_refused_before_anything_is_read(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server, pytest.raises(ConfigError, match="one and two"):
+    with MockLangfuse(small()) as server, pytest.raises(ConfigError, match="one and two"):
         sync_all(database, [project(server, "one"), project(server, "two")])
     assert (rows(database, "traces"), ledger(database), rows(database, "sync_runs")) == ([], [], [])
 
@@ -392,25 +406,26 @@ def test_two_entries_for_one_project_are_refused_before_anything_is_read(databas
 
 
 def test_a_server_clock_that_is_behind_is_the_one_that_counts(database: Engine) -> None:
-    behind = datetime(2026, 11, 16, 12, tzinfo=UTC)
-    with MockLangfuse(corpus(), clock=lambda: behind) as server:
+    behind = datetime(2025, 11, 16, 12, tzinfo=UTC)
+    dataset = Dataset()
+    dataset.put_trace({"id": "t", "timestamp": "2025-11-10T00:00:00.000Z"})
+    with MockLangfuse(dataset, clock=lambda: behind) as server:
         report = sync(database, server, now=None, streams=["traces"])
-    if datetime.now(UTC) > behind:
-        (covered,) = coverage(database, "traces")
-        assert report.status == "ok"
-        assert abs(covered.end - (behind - timedelta(minutes=2))) < timedelta(seconds=30)
+    (covered,) = coverage(database, "traces")
+    assert report.status == "ok"
+    assert abs(covered.end - (behind - timedelta(minutes=2))) < timedelta(seconds=30)
 
 
 def test_a_server_clock_that_is_ahead_moves_nothing(database: Engine) -> None:
     started = datetime.now(UTC)
-    with MockLangfuse(corpus(), clock=lambda: started + timedelta(days=40)) as server:
+    with MockLangfuse(small(), clock=lambda: started + timedelta(days=40)) as server:
         sync(database, server, now=None, streams=["sessions"])
     (covered,) = coverage(database, "sessions")
     assert covered.end < datetime.now(UTC)
 
 
 def test_coverage_in_the_future_is_an_error_and_nothing_is_read(database: Engine) -> None:
-    with MockLangfuse(corpus()) as server:
+    with MockLangfuse(small()) as server:
         sync(database, server)
         before = whole_tables(database), ledger(database)
         report = sync(database, server, now=NOW - timedelta(days=1))
@@ -426,7 +441,7 @@ def test_coverage_in_the_future_is_an_error_and_nothing_is_read(database: Engine
 def test_a_page_that_is_not_langfuse_is_said_and_nothing_is_stored(database: Engine) -> None:
     faults = Faults()
     faults.add("html", times=None)
-    with MockLangfuse(corpus(), faults=faults) as server:
+    with MockLangfuse(small(), faults=faults) as server:
         report = sync(database, server)
     assert (report.status, report.exit_code) == ("failed", 1)
     assert "LANGFUSE_BASE_URL" in (report.error or "")

@@ -52,6 +52,21 @@ def test_observations_are_in_the_order_of_start_and_id() -> None:
     assert document.observations == 3
 
 
+def test_prices_that_are_not_known_are_zero_as_inside_a_trace() -> None:
+    (part,) = full_document(trace_row(), [observation_row("o", inputPrice=0.5)], []).item["observations"]
+
+    assert (part["inputPrice"], part["outputPrice"], part["totalPrice"]) == (0.5, 0, 0)
+    assert part["usagePricingTierId"] is None
+
+
+def test_a_pricing_tier_that_the_list_does_not_say_is_left_out() -> None:
+    rows = [observation_row("a", modelId="m"), observation_row("b", modelId="m", usagePricingTierId="t")]
+
+    unsaid, said = full_document(trace_row(), rows, []).item["observations"]
+
+    assert {"usagePricingTierId", "usagePricingTierName"} == set(said) - set(unsaid)
+
+
 def test_scores_are_in_the_order_of_time_and_id_and_lack_empty_owners() -> None:
     rows = [score_row("b"), score_row("c", "2025-01-01T00:00:00.000Z"), score_row("a", sessionId="s")]
 
@@ -158,24 +173,28 @@ def test_an_observation_of_the_newer_api_keeps_what_only_that_has() -> None:
     [
         (1.0, 1),
         (-0.0, 0),
-        (1e22, 10**22),
-        (1e23, 10**23),
+        (123456789012345678.0, 123456789012345680),
+        (1e20, 10**20),
+        (1e22, 1e22),
+        (10**22, 1e22),
+        (10**23, 1e23),
+        (2**70, 2**70),
         (0.1, 0.1),
         (1e-7, 1e-7),
         (2**53 + 1, 2**53 + 1),
         (Decimal("1E+400"), 10**400),
         (Decimal("1E+5000"), Decimal("1E+5000")),
-        (Decimal("0.12345678901234567890"), Decimal("0.12345678901234567890")),
+        (Decimal("12" + "0" * 5000), Decimal("1.2E+5001")),
+        (Decimal("0.12345678901234567890"), Decimal("0.1234567890123456789")),
         (True, True),
         (None, None),
         ("1.0", "1.0"),
     ],
 )
-def test_numbers_without_a_fraction_are_integers(value: Any, expected: Any) -> None:
+def test_numbers_are_written_as_the_api_writes_them(value: Any, expected: Any) -> None:
     found = canonical({"x": [value]})["x"][0]
 
-    assert expected == found
-    assert type(expected) is type(found)
+    assert repr(expected) == repr(found)
 
 
 def test_keys_are_sorted_at_every_depth_and_the_given_value_stays() -> None:

@@ -1,0 +1,133 @@
+"""`langfuse-etl backfill` and `langfuse-etl verify`: a range of time, read again."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import asdict
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from etl.cli import views
+from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.output import print_json, print_table, progress_bar, say, say_error
+from etl.load.migrate import require_current
+from etl.pipeline.backfill import Estimate
+from etl.pipeline.report import RunReport
+from etl.service.backfill import backfill_projects, plan_backfill
+from etl.service.lease import write_lease
+from etl.service.sync import choose_projects
+from etl.service.verify import verify_projects
+from etl.values import parse_time
+
+_DIFFERENCES_FOUND = 5
+
+Project = Annotated[list[str] | None, typer.Option(help="Only this project of the configuration; repeatable.")]
+
+
+def backfill(
+    since: Annotated[str, typer.Option("--from", metavar="TIME", help="ISO 8601 with a zone; inclusive.")],
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="Exclusive; default: all that can be read.")
+    ] = None,
+    only_plan: Annotated[bool, typer.Option("--plan", help="Say what it would cost, and read nothing.")] = False,
+    project: Project = None,
+    as_json: json_option = False,
+) -> None:
+    """Read an explicit range again, whatever was read before; run it again to go on where it stopped.
+
+    Example: langfuse-etl backfill --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z
+    """
+    start, end = time_option("--from", since), None if until is None else time_option("--to", until)
+    config = settings()
+    chosen = choose_projects(config, project or [])
+    engine = upgraded_engine(config)
+    if only_plan:
+        reports, estimates = plan_backfill(config, engine, projects=chosen, start=start, end=end)
+        _print_plan(reports, estimates, as_json)
+        exit_with(reports)
+        return
+    stop = threading.Event()
+    with stop_on_signals(stop), write_lease(engine) as owner, progress_bar(not as_json) as on_progress:
+        reports = backfill_projects(
+            config, engine, owner, projects=chosen, start=start, end=end, stop=stop, on_progress=on_progress
+        )
+    views.show_sync("backfill", reports, as_json)
+    exit_with(reports)
+
+
+def verify(
+    since: Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Default: as far as the largest lookback.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="Default: all that was read.")] = None,
+    repair: Annotated[bool, typer.Option("--repair", help="Read windows that differ again, and store them.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="Compare contents, too.")] = False,
+    project: Project = None,
+    as_json: json_option = False,
+) -> None:
+    """Compare the database with the server once more; exit 5 if they differ and that was not repaired.
+
+    Example: langfuse-etl verify --repair
+    """
+    start = None if since is None else time_option("--from", since)
+    end = None if until is None else time_option("--to", until)
+    config = settings()
+    chosen = choose_projects(config, project or [])
+    stop = threading.Event()
+    if repair:
+        engine = upgraded_engine(config)
+        with stop_on_signals(stop), write_lease(engine) as owner:
+            found, reports = verify_projects(
+                config, engine, owner, projects=chosen, start=start, end=end, full=full, stop=stop
+            )
+    else:
+        engine = engine_of(config)
+        require_current(engine)
+        with stop_on_signals(stop):
+            found, reports = verify_projects(
+                config, engine, None, projects=chosen, start=start, end=end, full=full, stop=stop
+            )
+    errors = [f"{report.project}: {report.error}" for report in reports if report.error]
+    if as_json:
+        print_json(asdict(found) | ({"errors": errors} if errors else {}))
+    else:
+        print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
+        for error in errors:
+            say_error(error)
+    exit_with(reports)
+    if found.differs and not repair:
+        say("the database differs from the server; `langfuse-etl verify --repair` mends it")
+        raise typer.Exit(_DIFFERENCES_FOUND)
+
+
+def time_option(option: str, text: str) -> datetime:
+    """A time from the command line.
+
+    Raises:
+        BadParameter: It is none, or has no zone.
+    """
+    try:
+        return parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{option}: {error}") from None
+
+
+def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
+    if as_json:
+        documents = [one.as_json() for one in estimates.values()]
+        total = {
+            name: None if any(one[name] is None for one in documents) else sum(one[name] for one in documents)
+            for name in Estimate._fields
+        }
+        print_json(total | {"projects": {name: one.as_json() for name, one in estimates.items()}})
+    else:
+        print_table(
+            "langfuse-etl backfill --plan",
+            ("project", *Estimate._fields),
+            [(name, *("?" if value is None else value for value in one)) for name, one in estimates.items()],
+        )
+    for report in reports:
+        if report.error:
+            say_error(f"{report.project}: {report.error}")
