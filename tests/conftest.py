@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,11 +18,13 @@ _schemas = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_url() -> Iterator[str]:
     """One server for the whole run; every test gets a schema of its own."""
-    # A Unix socket's path may have 107 bytes: the folder of a test would be too deep.
-    with get_server(tmp_path_factory.getbasetemp() / "pg") as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+    # Not below pytest's folders: a socket's path may have 107 bytes, and the server runs as a user of its own.
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        Path(folder).chmod(0o755)
+        with get_server(Path(folder) / "data") as server:
+            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

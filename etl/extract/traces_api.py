@@ -193,17 +193,36 @@ class TracesReader:
         try:
             if endpoint is not None:
                 return self._first(endpoint, window)
-            data = get_scores_v3(self._client, {}, window, 1, None).value["data"]
-            return row_time(data[0], SCORES_TIME, SCORES_PATH) if data else None
+            return self._newest_score_v3(window)
         except (ApiGoneError, NotFoundError):
             if not self._do_without(endpoint):
                 raise
             return self._newest(source, window)
 
     def _first(self, endpoint: ListEndpoint, window: Window) -> datetime | None:
-        """The time of the first row that a list gives."""
-        data = self._list(endpoint, window, 1).value["data"]
-        return row_time(data[0], endpoint.time_field, endpoint.path) if data else None
+        """The time of the first row that a list gives.
+
+        An empty page is believed only with a total of 0: a cut answer here would cost all the history before.
+        """
+        for limit in (1, MAX_LIMIT, MAX_LIMIT):
+            answer = self._list(endpoint, window, limit)
+            if answer.value["data"]:
+                return row_time(answer.value["data"][0], endpoint.time_field, endpoint.path)
+            if total_items(answer.value["meta"], endpoint.path) == 0:
+                return None
+        if endpoint.descending:
+            return window.end  # rows that the server counts and cannot show: as good as a row
+        raise UnexpectedAnswerError(f"GET {endpoint.path}: none of the rows that it counts", path=endpoint.path)
+
+    def _newest_score_v3(self, window: Window) -> datetime | None:
+        """There is no total: an empty page is believed when it comes twice, and nothing is to follow."""
+        for _ in range(2):
+            answer = get_scores_v3(self._client, {}, window, 1, None)
+            if answer.value["data"]:
+                return row_time(answer.value["data"][0], SCORES_TIME, SCORES_PATH)
+            if answer.value["meta"].get("cursor") is not None:
+                return window.end
+        return None
 
     def _do_without(self, scores: ListEndpoint | None) -> bool:
         """Goes on to the next older list of scores; False if this was the last one."""

@@ -103,7 +103,8 @@ def insert_or_update(
         set_={n: insert.excluded[n] for n in values if n not in key},
         where=only_over,
     )
-    return conn.execute(statement, dict(values)).rowcount == 1
+    result = conn.execute(statement, dict(values), execution_options={"preserve_rowcount": True})
+    return result.rowcount == 1
 
 
 def _insert(conn: Connection, table: Table) -> Any:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from etl.errors import ApiError, AuthError, EtlError, ShutdownRequested
+from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment
 from etl.intervals import Window, subtract
 from etl.load import lease, ledger
@@ -89,6 +89,7 @@ def sync(
             once, however much it is.
     Raises:
         AuthError: The key does not work any more; the run is closed as failed.
+        ApiGoneError: The server has left this generation of the API; the run is closed as failed.
         EtlError: The database cannot be written, the lease is lost, or the clock is wrong.
     """
     run = _Run(engine, owner, reader, scope, requests_sent, stop, on_progress, repair)
@@ -157,10 +158,14 @@ class _Run:
 
     def _plan(self, explicit: Mapping[str, Sequence[Due]] | None) -> list[_Work]:
         """Due windows of all sources, interleaved so that every stream has its newest day soon."""
-        planned = plan(self._engine, self._reader, self._scope, explicit)
+        planned = plan(self._engine, self._reader, self._scope, explicit=explicit, on_failure=self._source_failed)
         per_source = [[_Work(source, one) for one in due] for source, due in planned]
         longest = max(map(len, per_source), default=0)
         return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
+
+    def _source_failed(self, name: str, error: ApiError) -> None:
+        self._report.stream(name).failed_windows += 1
+        self._report.fail(f"{name}: {error}")
 
     # Reading, in threads
 
@@ -312,7 +317,7 @@ class _Run:
                     work.source.note_failure(window)
                     self._record(conn, work, Segment(window, "failed", None, 0, 0), 0, reason)
                 self._save_state(conn, work.source)
-        if isinstance(error, AuthError):
+        if isinstance(error, AuthError) or (isinstance(error, ApiGoneError) and error.left_behind):
             raise error
 
     def _record(self, conn: Connection, work: _Work, segment: Segment, deleted: int, reason: str | None = None) -> None:

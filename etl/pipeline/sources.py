@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine
 
+from etl.errors import ApiError, ApiGoneError, AuthError
 from etl.extract.readers import Reader
 from etl.intervals import Window, intersect, merge
 from etl.load import ledger
@@ -55,21 +56,33 @@ class Source:
 
 
 def plan(
-    engine: Engine, reader: Reader, scope: Scope, explicit: Mapping[str, Sequence[Due]] | None = None
+    engine: Engine,
+    reader: Reader,
+    scope: Scope,
+    *,
+    explicit: Mapping[str, Sequence[Due]] | None,
+    on_failure: Callable[[str, ApiError], None],
 ) -> list[tuple[Source, list[Due]]]:
     """Every source of the scope, with the windows that are due in it, in the order to read them.
 
     Args:
         explicit: Read these windows of each source, and nothing else.
+        on_failure: Told of a source that the server does not say the beginning of; the others are planned.
 
     Raises:
         ClockError, ConfigError: See `etl.pipeline.plan`.
-        ApiError: The server cannot say where a stream begins.
+        AuthError, ApiGoneError, ShutdownRequested: Nothing can be asked of this server.
     """
     edge = newest_readable(scope.now, scope.lag)
     planned: list[tuple[Source, list[Due]]] = []
     for name in reader.sources(scope.streams):
-        source = _load_source(engine, reader, scope, name, edge)
+        try:
+            source = _load_source(engine, reader, scope, name, edge)
+        except (AuthError, ApiGoneError):
+            raise
+        except ApiError as error:
+            on_failure(name, error)
+            continue
         if explicit is not None:
             planned.append((source, list(explicit.get(name, ()))))
             continue

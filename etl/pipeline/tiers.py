@@ -1,10 +1,10 @@
 """Lookback tiers: what is read again, and when, so that late rows and edits are found; pure.
 
-A tier of span S promises one thing with its `last_started_at`, here `p`: every row that was visible at `p`, lay by
-then at most S/2 in the past when it became visible, and is covered, is stored. A pass started at `r` renews the
+A tier of span S promises one thing with its `last_started_at`, here `p`: a row that became visible by `p`, at most S/2
+after its timestamp, is stored if its place is covered and not among what failed. A pass started at `r` renews the
 promise: a row that became visible after `p` has a timestamp after `p - S/2`, so the pass reads what is covered from
-there on, and what is not covered yet is read for the first time after `r` anyway. That is also why a tier over a
-database without coverage has passed at once, and a first load is not read twice.
+there on; what is not covered yet is read for the first time after `r` anyway. That is also why a tier over a database
+without coverage has passed at once, and a first load is not read twice.
 
 In a run: `state_from_json`, `start_due_passes`, `next_slices`; then, window by window, `after_read` or
 `after_failure` and `state_as_json`, stored in the transaction that stored the rows.

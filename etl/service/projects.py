@@ -107,6 +107,7 @@ def connect(
     *,
     budgets: Budgets | None = None,
     now: datetime | None = None,
+    probe_again: bool = False,
 ) -> Connected:
     """Asks the server who it is, and chooses the reader for its generation of the API.
 
@@ -114,6 +115,7 @@ def connect(
         engine: A database of the current revision; it knows which generation was read last.
         budgets: See `open_client`.
         now: In place of the clocks of this machine and of the server.
+        probe_again: Do not trust the generation that was read last: it was found gone.
     Raises:
         ApiError: The server does not answer as Langfuse, or the key is wrong.
         ConfigError: The project asks for something that this version cannot do.
@@ -127,7 +129,8 @@ def connect(
     moment = now or local_now(client)
     with reading(engine) as conn:
         recorded = _recorded_api(conn, info.id)
-    api = choose_api(client, project.api, recorded, moment)
+    trusted = recorded if project.api == "auto" and not probe_again else None
+    api = trusted or choose_api(client, project.api, recorded, moment)
     if recorded is not None and api != recorded:
         log.warning(
             "project %s: read through the %s API from now on, no longer through the %s API; what is stored stays",

@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from etl.config import Config, Project
-from etl.errors import ConfigError, DatabaseError, EtlError, LeaseLostError, ShutdownRequested
+from etl.errors import ApiGoneError, ConfigError, DatabaseError, EtlError, LeaseLostError, ShutdownRequested
 from etl.extract.budget import Budgets
 from etl.load import lease, ledger
 from etl.load.engine import writing
@@ -106,6 +106,9 @@ def for_each_project(
             scope = replace(scope, streams=[stream for stream in scope.streams if stream in streams])
         try:
             reports.append(run(one, scope))
+        except ApiGoneError as error:
+            # The server was upgraded since it was read last: ask it again what it has, and go on with that.
+            reports.append(_after_upgrade(one, config, engine, budgets, scope, stop, run, error))
         except (DatabaseError, LeaseLostError):
             raise
         except EtlError as error:
@@ -113,6 +116,30 @@ def for_each_project(
         finally:
             one.client.close()
     return reports
+
+
+def _after_upgrade(
+    one: Connected,
+    config: Config,
+    engine: Engine,
+    budgets: Budgets,
+    scope: Scope,
+    stop: threading.Event,
+    run: Callable[[Connected, Scope], RunReport],
+    gone: ApiGoneError,
+) -> RunReport:
+    try:
+        again = connect(one.settings, config, engine, stop, budgets=budgets, now=one.now, probe_again=True)
+        if again.api == one.api:
+            raise gone
+        try:
+            return run(again, scope)
+        finally:
+            again.client.close()
+    except (DatabaseError, LeaseLostError):
+        raise
+    except EtlError as error:
+        return _failed(one.settings, error)
 
 
 def run_project(

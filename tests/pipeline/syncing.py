@@ -12,6 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from json_values import exact
 from pydantic import SecretStr
 from sqlalchemy import Engine, select
 
@@ -143,11 +144,11 @@ def _comparable(row: Row) -> Row:
     kept = {n: v for n, v in row.items() if n not in ("base_url", "first_seen_at", "changed_at")}
     kept["deleted_at"] = row.get("deleted_at") is not None
     for name in {*_JSON_COLUMNS, "extra"} & kept.keys():
-        kept[name] = None if row[name] is None else loads(row[name])
+        kept[name] = None if row[name] is None else exact(loads(row[name]))
     if row.get("exact"):
-        exact = loads(row["exact"])
-        restored = {k: loads(base64.b64decode(v).decode()) for k, v in exact.get("values", {}).items()}
-        kept["exact"] = (restored, exact.get("absent"))
+        notes = loads(row["exact"])
+        restored = {k: exact(loads(base64.b64decode(v).decode())) for k, v in notes.get("values", {}).items()}
+        kept["exact"] = (restored, notes.get("absent"))
     return kept
 
 
@@ -171,6 +172,11 @@ def by_key(items: Iterable[Mapping[str, Any]], *left_out: str) -> dict[Any, Row]
         key = (item["traceId"], item["id"]) if "startTime" in item else item["id"]
         found[key] = {name: value for name, value in item.items() if name not in left_out}
     return found
+
+
+def exactly(items: Mapping[Any, Row]) -> dict[Any, Any]:
+    """In a form where `==` is equality of JSON values: a number may be spelled in several ways."""
+    return {key: exact(item) for key, item in items.items()}
 
 
 def listed_traces(dataset: Dataset) -> dict[Any, Row]:

@@ -13,6 +13,7 @@ from syncing import (
     by_key,
     corpus,
     coverage,
+    exactly,
     ledger,
     listed_traces,
     make_small,
@@ -56,10 +57,10 @@ def assert_counted_windows_agree(windows: list[dict[str, Any]]) -> None:
 def test_every_recorded_object_comes_back_as_the_server_answered_it(recorded_sync: Recorded) -> None:
     report, engine = recorded_sync.report, recorded_sync.engine
     assert (report.status, report.error, report.exit_code) == ("ok", None, 0)
-    assert objects(engine, "traces") == by_key(recorded("traces"), "observations", "scores")
-    assert objects(engine, "observations") == by_key(recorded("observations_v1"))
-    assert objects(engine, "sessions") == by_key(recorded("sessions"))
-    assert objects(engine, "scores") == by_key(recorded_scores_v3())
+    assert exactly(objects(engine, "traces")) == exactly(by_key(recorded("traces"), "observations", "scores"))
+    assert exactly(objects(engine, "observations")) == exactly(by_key(recorded("observations_v1")))
+    assert exactly(objects(engine, "sessions")) == exactly(by_key(recorded("sessions")))
+    assert exactly(objects(engine, "scores")) == exactly(by_key(recorded_scores_v3()))
 
 
 def test_a_second_sync_changes_no_row(recorded_sync: Recorded) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
-from functools import cache
 from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from typing import Any
 

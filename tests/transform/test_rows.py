@@ -29,7 +29,7 @@ def row_of(item: dict[str, Any], **options: Any) -> dict[str, Any]:
 def test_every_recorded_object_comes_back_as_it_was(name: str) -> None:
     stream = STREAMS[name]
     for item in recorded(stream.file):
-        assert equal(kept(item, stream.shape), to_item(to_row(item, stream), stream))
+        assert kept(item, stream.shape) == to_item(to_row(item, stream), stream)
 
 
 @every_stream

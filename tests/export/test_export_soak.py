@@ -1,0 +1,46 @@
+"""A session of 20,000 traces in flat memory."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from export_data import ROOT, fill, trace
+
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+
+TRACES = 20_000
+MOST_MEGABYTES = 150
+
+EXPORT = """
+import json, resource, sys, time
+from pathlib import Path
+from etl.export import Options, Selection, export_sessions
+from etl.load.engine import open_engine
+engine = open_engine(sys.argv[1], "public")
+began = time.monotonic()
+(result,) = export_sessions(engine, Selection(sessions=("s1",)), Options(Path(sys.argv[2])))
+megabytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({"traces": result.traces, "megabytes": megabytes, "seconds": time.monotonic() - began}))
+"""
+
+
+@pytest.mark.soak
+def test_a_session_of_20_000_traces_needs_little_memory(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'soak.db'}"
+    engine = open_engine(url, "public")
+    upgrade(engine)
+    for first in range(0, TRACES, 1_000):
+        fill(engine, *(trace(f"t{n:05}", input="x" * 20_000) for n in range(first, first + 1_000)))
+    engine.dispose()
+
+    run = [sys.executable, "-c", EXPORT, url, str(tmp_path / "out")]
+    said = json.loads(subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+
+    print(said)  # noqa: T201 - the measure is worth reading
+    assert said["traces"] == TRACES
+    assert said["megabytes"] < MOST_MEGABYTES

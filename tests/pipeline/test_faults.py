@@ -1,0 +1,160 @@
+"""Whatever networks, proxies and overloaded servers do: afterwards the tables are those of one undisturbed run."""
+
+import functools
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from syncing import Row, coverage, ledger, project, rows, same_tables, sync_all
+
+from etl.demo import Dataset, MockLangfuse, generate
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+from etl.pipeline.report import RunReport
+from etl.settings import Http
+
+Kind = tuple[str, dict[str, Any]]
+
+KINDS: list[tuple[Kind, int]] = [
+    (("status", {"status": 429, "retry_after_s": 0}), 30),
+    (("status", {"status": 500}), 20),
+    (("status", {"status": 502}), 20),
+    (("status", {"status": 503}), 20),
+    (("status", {"status": 524}), 20),
+    (("status", {"status": 422}), 20),
+    (("status", {"status": 422, "error": "too_large"}), 20),
+    (("status", {"status": 401}), 3),
+    (("status", {"status": 400}), 3),
+    (("reset", {}), 20),
+    (("cut", {}), 20),
+    (("html", {}), 20),
+    (("not_json", {}), 20),
+    (("wrong_shape", {}), 20),
+    (("wrong_shape", {"shape": "object"}), 20),
+    (("slow", {"delay_s": 0.05}), 20),
+    (("stall", {"seconds": 5}), 2),
+    (("close_idle", {}), 30),
+]
+
+
+@functools.cache
+def data() -> Dataset:
+    return generate(traces=250, days=2, observations_per_trace=2, io_bytes=150, seed=3)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+    """The tables of one clean run."""
+    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('clean') / 'a.db'}", "public")
+    upgrade(engine)
+    with MockLangfuse(data()) as server:
+        (report,) = run(engine, server)
+    assert report.status == "ok"
+    tables = same_tables(engine)
+    engine.dispose()
+    return tables
+
+
+def run(engine: Engine, server: MockLangfuse, *, concurrency: int = 4) -> list[RunReport]:
+    http = Http(timeout="1s", give_up_after="20s", concurrency=concurrency)
+    return sync_all(engine, [project(server)], http=http)
+
+
+def assert_the_same_after_at_most_two_more_runs(
+    engine: Engine, server: MockLangfuse, undisturbed: dict[str, list[Row]]
+) -> None:
+    server.faults.clear()
+    for _ in range(2):
+        (report,) = run(engine, server)
+        if report.status == "ok":
+            break
+    assert (report.status, report.error) == ("ok", None)
+    assert same_tables(engine) == undisturbed
+    for stream in ("traces", "observations", "scores", "sessions"):
+        assert len(coverage(engine, stream)) == 1
+    counted = [(row["promised"], row["read"], row["stored"]) for row in ledger(engine) if row["proof"] == "counted"]
+    assert [row for row in counted if len(set(row)) > 1] == []
+
+
+@pytest.mark.parametrize(("kind", "most"), KINDS, ids=str)
+def test_after_trouble_of_one_kind_the_tables_are_those_of_a_clean_run(
+    database: Engine, undisturbed: dict[str, list[Row]], kind: Kind, most: int
+) -> None:
+    with MockLangfuse(data()) as server:
+        server.faults.random(seed=most, rate=0.25, kinds=[kind], most=most)
+        (report,) = run(database, server)
+        assert server.faults.fired
+        assert report.status == "ok" or report.error
+        assert_the_same_after_at_most_two_more_runs(database, server, undisturbed)
+
+
+@pytest.mark.parametrize("path", ["/traces", "/observations", "/sessions"])
+def test_after_half_pages_the_tables_are_those_of_a_clean_run(
+    database: Engine, undisturbed: dict[str, list[Row]], path: str
+) -> None:
+    with MockLangfuse(data()) as server:
+        for after in (1, 4, 6, 9):  # the second request looks for the oldest row
+            server.faults.add("half_page", path=path, after=after)
+        run(database, server, concurrency=1)
+        assert server.faults.fired
+        assert_the_same_after_at_most_two_more_runs(database, server, undisturbed)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_after_trouble_of_every_kind_the_tables_are_those_of_a_clean_run(
+    database: Engine, undisturbed: dict[str, list[Row]], seed: int
+) -> None:
+    with MockLangfuse(data(), shuffle_ties=True) as server:
+        passing = [kind for kind, _ in KINDS if kind[0] != "stall" and kind[1].get("status") not in (400, 401)]
+        server.faults.random(seed, rate=0.4, kinds=passing, most=40)
+        run(database, server)
+        assert len(server.faults.fired) > 5
+        assert_the_same_after_at_most_two_more_runs(database, server, undisturbed)
+
+
+def test_on_postgres_trouble_of_every_kind_leaves_the_same_tables(
+    postgres_url: str, undisturbed: dict[str, list[Row]]
+) -> None:
+    engine = open_engine(postgres_url, "faults")
+    upgrade(engine)
+    with MockLangfuse(data()) as server:
+        server.faults.random(7, rate=0.3, kinds=["status", "cut", "reset", "html", "wrong_shape"], most=30)
+        run(engine, server)
+        assert_the_same_after_at_most_two_more_runs(engine, server, undisturbed)
+    engine.dispose()
+
+
+def test_a_window_that_fails_is_a_gap_with_its_reason_and_holds_up_no_other(
+    database: Engine, undisturbed: dict[str, list[Row]]
+) -> None:
+    with MockLangfuse(data()) as server:
+        server.faults.add("status", path="/observations", times=None, status=400, after=4)
+        (report,) = run(database, server)
+        assert (report.status, report.exit_code) == ("failed", 1)
+        failed = [row for row in ledger(database) if row["proof"] == "failed"]
+        assert {row["stream"] for row in failed} == {"observations"}
+        assert all("400" in row["error"] for row in failed)
+        tables = same_tables(database)
+        assert tables["scores"] == undisturbed["scores"]
+        assert len(tables["traces"]) == len(undisturbed["traces"])
+        assert_the_same_after_at_most_two_more_runs(database, server, undisturbed)
+
+
+def test_a_key_that_stops_working_in_the_middle_ends_the_run_and_keeps_what_was_read(
+    database: Engine, undisturbed: dict[str, list[Row]]
+) -> None:
+    with MockLangfuse(data()) as server:
+        server.faults.add("status", path="/traces", times=None, status=401, after=7)
+        (report,) = run(database, server)
+        assert (report.status, report.exit_code) == ("failed", 4)
+        assert len(rows(database, "traces")) + len(rows(database, "observations")) > 0
+        assert rows(database, "sync_runs")[-1]["status"] == "failed"
+        assert_the_same_after_at_most_two_more_runs(database, server, undisturbed)
+
+
+def test_a_rate_limited_server_is_read_whole(database: Engine, undisturbed: dict[str, list[Row]]) -> None:
+    with MockLangfuse(data()) as server:
+        server.faults.add("status", times=4, status=429, retry_after_s=1, after=9)
+        (report,) = run(database, server)
+    assert (report.status, report.error) == ("ok", None)
+    assert same_tables(database) == undisturbed

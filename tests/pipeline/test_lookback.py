@@ -1,0 +1,145 @@
+"""What changes at the server after it was copied: late rows, edits, deletions, and how they are found."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Engine
+from syncing import Row, rows, same_tables, sync
+
+from etl.demo import Dataset, MockLangfuse, generate
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def dataset() -> Dataset:
+    return generate(traces=120, days=1, observations_per_trace=2, io_bytes=200, end=NOW - timedelta(minutes=3))
+
+
+def clean_run(tmp_path: Any, server: MockLangfuse, now: datetime) -> dict[str, list[Row]]:
+    """The tables of one undisturbed run over what the server has now."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'clean.db'}", "public")
+    upgrade(engine)
+    sync(engine, server, now=now)
+    return same_tables(engine)
+
+
+def by_id(engine: Engine, table: str) -> dict[str, Row]:
+    return {row["id"]: row for row in rows(engine, table)}
+
+
+def newest_trace(data: Dataset) -> Row:
+    return max(data.traces(), key=lambda row: row["timestamp"])
+
+
+def iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def test_a_late_row_is_found_within_half_a_tier(engine: Engine, tmp_path: Any) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        late = NOW - timedelta(hours=2)
+        data.put_trace({"id": "late", "timestamp": iso(late), "name": "late", "createdAt": iso(NOW)})
+        for minutes in range(5, 190, 5):
+            sync(engine, server, now=NOW + timedelta(minutes=minutes))
+        assert "late" in by_id(engine, "traces")
+        assert same_tables(engine) == clean_run(tmp_path, server, NOW + timedelta(minutes=185))
+
+
+def test_an_edit_that_moves_no_updated_at_is_found_and_written_whole(engine: Engine, tmp_path: Any) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        trace = newest_trace(data)
+        data.put_trace(trace | {"bookmarked": not trace["bookmarked"], "output": {"edited": True}})
+        for minutes in (25, 50):
+            sync(engine, server, now=NOW + timedelta(minutes=minutes))
+        row = by_id(engine, "traces")[trace["id"]]
+        assert (not trace["bookmarked"], '{"edited": true}') == (row["bookmarked"], row["output"].replace(":t", ": t"))
+        assert same_tables(engine) == clean_run(tmp_path, server, NOW + timedelta(minutes=50))
+
+
+def test_only_what_changed_has_a_new_changed_at(engine: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        before = by_id(engine, "traces")
+        trace = newest_trace(data)
+        data.put_trace(trace | {"name": "renamed"})
+        sync(engine, server, now=NOW + timedelta(minutes=25))
+        after = by_id(engine, "traces")
+        moved = {id for id, row in after.items() if row["changed_at"] != before[id]["changed_at"]}
+        assert {trace["id"]} == moved
+
+
+def test_a_light_reread_of_unchanged_rows_asks_for_no_contents_and_writes_nothing(engine: Engine) -> None:
+    data = generate(traces=400, days=1, observations_per_trace=1, io_bytes=200, end=NOW - timedelta(minutes=3))
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        before = {name: rows(engine, name) for name in ("traces", "observations", "scores", "sessions")}
+        server.requests.clear()
+        sync(engine, server, now=NOW + timedelta(hours=30))
+        asked = {
+            tuple(r.query["fields"]) for r in server.requests if r.path.endswith("/traces") and r.query.get("fields")
+        }
+        assert ("core",) in asked
+        assert before == {name: rows(engine, name) for name in before}
+
+
+def test_a_quiet_poll_costs_one_request_a_stream(engine: Engine) -> None:
+    with MockLangfuse(dataset()) as server:
+        sync(engine, server, now=NOW)
+        for minutes in (5, 10, 15, 20):
+            server.requests.clear()
+            report = sync(engine, server, now=NOW + timedelta(minutes=minutes))
+            lists = [r.path for r in server.requests if not r.path.endswith(("/health", "/projects"))]
+            assert (len(lists), report.total("rows_written")) == (4, 0)
+
+
+def test_a_deleted_trace_is_marked_after_two_reads_an_hour_apart(engine: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        gone = newest_trace(data)["id"]
+        data.delete_trace(gone)
+        sync(engine, server, now=NOW + timedelta(minutes=25))
+        assert by_id(engine, "traces")[gone]["deleted_at"] is None
+        sync(engine, server, now=NOW + timedelta(minutes=50))
+        assert by_id(engine, "traces")[gone]["deleted_at"] is None
+        for minutes in range(75, 400, 25):
+            sync(engine, server, now=NOW + timedelta(minutes=minutes))
+        assert by_id(engine, "traces")[gone]["deleted_at"] is not None
+        children = [row for row in rows(engine, "observations") if row["trace_id"] == gone]
+        assert all(row["deleted_at"] is not None for row in children)
+        unmarked = [row["id"] for row in rows(engine, "traces") if row["deleted_at"] is None]
+        assert sorted({row["id"] for row in data.traces()}) == sorted(unmarked)
+
+
+def test_a_row_that_comes_back_loses_its_mark(engine: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        trace = newest_trace(data)
+        data.delete_trace(trace["id"])
+        for minutes in range(25, 300, 25):
+            sync(engine, server, now=NOW + timedelta(minutes=minutes))
+        assert by_id(engine, "traces")[trace["id"]]["deleted_at"] is not None
+        data.put_trace(trace)
+        for minutes in (300, 1000, 1800):  # so late a row is found by the tier of two days
+            sync(engine, server, now=NOW + timedelta(minutes=minutes))
+        assert by_id(engine, "traces")[trace["id"]]["deleted_at"] is None
+
+
+def test_when_too_many_rows_vanish_nothing_is_marked_and_the_run_says_so(engine: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        for row in list(data.traces()):
+            data.delete_trace(row["id"])
+        reports = [sync(engine, server, now=NOW + timedelta(minutes=m)) for m in range(25, 400, 25)]
+        assert "failed" in {report.status for report in reports}
+        assert any("verify --repair" in (report.error or "") for report in reports)
+        assert {row["deleted_at"] for row in rows(engine, "traces")} == {None}
