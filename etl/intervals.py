@@ -17,7 +17,8 @@ class Window(NamedTuple):
     end: datetime
 
     def __str__(self) -> str:
-        return f"[{self.start:%Y-%m-%dT%H:%M:%S.%f} .. {self.end:%Y-%m-%dT%H:%M:%S.%f})".replace("000 ", " ")
+        start, end = (m.replace(tzinfo=None).isoformat(timespec="milliseconds") for m in self)
+        return f"[{start} .. {end})"
 
 
 def whole_ms(moment: datetime) -> datetime:

@@ -24,7 +24,7 @@ from etl.cli.context import (
 )
 from etl.cli.demo import demo
 from etl.cli.export import export_command
-from etl.cli.output import people, print_json, progress_bar, say, say_error
+from etl.cli.output import people, print_json, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
 from etl.errors import EtlError
 from etl.load.migrate import current_revision, head_revision
@@ -144,7 +144,7 @@ def sync_command(
     chosen = choose_projects(config, project or [])
     engine = upgraded_engine(config)
     stop = threading.Event()
-    with stop_on_signals(stop), write_lease(engine) as owner, progress_bar(not as_json) as on_progress:
+    with stop_on_signals(stop), write_lease(engine) as owner, sync_progress(not as_json) as on_progress:
         reports = sync_projects(
             config, engine, owner, projects=chosen, streams=stream or [], trigger="sync", stop=stop,
             on_progress=on_progress,

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from etl.cli import views
-from etl.cli.output import print_table, progress_bar, say
+from etl.cli.output import print_table, say, sync_progress
 from etl.config import Config, Database, Export, Project
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate, load_corpus
 from etl.errors import ConfigError
@@ -69,7 +69,7 @@ def run_demo(
         engine = open_engine(config.database.url, config.database.schema_)
         upgrade(engine)
         say(f"2. Syncing it into {directory / 'langfuse.db'}")
-        with write_lease(engine) as owner, progress_bar(True) as on_progress:
+        with write_lease(engine) as owner, sync_progress(True) as on_progress:
             reports = sync_projects(
                 config, engine, owner, projects=config.projects, streams=(), trigger="demo",
                 stop=threading.Event(), on_progress=on_progress, now=lambda: now + timedelta(minutes=5),

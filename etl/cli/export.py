@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from etl.cli.context import engine_of, json_option, settings, stop_on_signals, upgraded_engine
-from etl.cli.output import print_json, print_table, say
+from etl.cli.output import print_json, print_table, progress_bar, say
 from etl.cli.ranges import time_option
 from etl.config import Config
 from etl.errors import ExportError
@@ -86,11 +87,13 @@ def export_command(
     if stdout:
         write_stream(engine, selection, options, sys.stdout.buffer)
         return
-    exported = export_sessions(engine, selection, options)
+    started = time.monotonic()
+    with progress_bar(not as_json, "traces") as move:
+        exported = export_sessions(engine, selection, options, lambda done, total: move(done, total, "export"))
     if as_json:
         print_json({"sessions": [_document(one) for one in exported]})
     else:
-        _print(exported)
+        _print(exported, time.monotonic() - started)
 
 
 def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> None:
@@ -107,7 +110,9 @@ def _verify(directory: Path, as_json: bool) -> None:
     problems = verify_directory(directory)
     if as_json:
         print_json({"directory": str(directory), "ok": not problems, "problems": problems})
-    if problems:
+        if problems:
+            raise typer.Exit(ExportError.exit_code)
+    elif problems:
         raise ExportError("\n".join(problems))
     say(f"{directory}: every file is as its manifest says")
 
@@ -148,11 +153,16 @@ def _document(one: ExportedSession) -> dict[str, object]:
     }
 
 
-def _print(exported: list[ExportedSession]) -> None:
+def _print(exported: list[ExportedSession], seconds: float) -> None:
     print_table(
         "langfuse-etl export",
         ("session", "folder", "traces", "written", "unchanged", "removed"),
         [(s.session_id or "(none)", s.directory, s.traces, s.written, s.unchanged, s.removed) for s in exported],
     )
-    size = sum(one.bytes for one in exported)
-    say(f"{len(exported)} session(s), {sum(one.traces for one in exported)} traces, {size:,} bytes")
+    traces, written, unchanged, removed, size = (
+        sum(getattr(one, name) for one in exported) for name in ("traces", "written", "unchanged", "removed", "bytes")
+    )
+    say(
+        f"{len(exported)} session(s), {traces} traces: {written} files written, {unchanged} unchanged,"
+        f" {removed} removed; {size:,} bytes, {seconds:.1f} s"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from etl.logs import redact
-from etl.pipeline.report import RunReport
 from etl.pipeline.run import Progress as OnProgress
 from etl.transform.jsontext import dumps_indented
 
@@ -51,23 +50,26 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 
 @contextmanager
-def progress_bar(wanted: bool) -> Iterator[OnProgress | None]:
-    """A callback that moves a bar on a terminal; None elsewhere."""
+def progress_bar(wanted: bool, unit: str) -> Iterator[Callable[[int, int, str], None]]:
+    """A callback that takes what is done, what there is to do and a text, and moves a bar on a terminal."""
     if not wanted or not people.is_terminal:
-        yield None
+        yield lambda done, total, text: None
         return
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
+        TextColumn(unit),
         TimeElapsedColumn(),
     )
     with Progress(*columns, console=people, transient=True) as progress:
-        task = progress.add_task("windows")
+        task = progress.add_task("")
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, description=text)
 
-        def move(report: RunReport, done: int, planned: int) -> None:
-            rows = report.total("rows_read")
-            progress.update(task, completed=done, total=planned, description=f"{report.project}: {rows:,} rows")
 
-        yield move
+@contextmanager
+def sync_progress(wanted: bool) -> Iterator[OnProgress]:
+    """A bar for runs: windows done of windows planned, and the rows read so far."""
+    with progress_bar(wanted, "windows") as move:
+        yield lambda report, done, planned: move(done, planned, f"{report.project}: {report.total('rows_read'):,} rows")

@@ -11,7 +11,7 @@ import typer
 
 from etl.cli import views
 from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, upgraded_engine
-from etl.cli.output import print_json, print_table, progress_bar, say, say_error
+from etl.cli.output import print_json, print_table, say, say_error, sync_progress
 from etl.load.migrate import require_current
 from etl.pipeline.backfill import Estimate
 from etl.pipeline.report import RunReport
@@ -49,7 +49,7 @@ def backfill(
         exit_with(reports)
         return
     stop = threading.Event()
-    with stop_on_signals(stop), write_lease(engine) as owner, progress_bar(not as_json) as on_progress:
+    with stop_on_signals(stop), write_lease(engine) as owner, sync_progress(not as_json) as on_progress:
         reports = backfill_projects(
             config, engine, owner, projects=chosen, start=start, end=end, stop=stop, on_progress=on_progress
         )

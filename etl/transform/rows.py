@@ -99,7 +99,7 @@ def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
     for field in shape.fields:
         if field.api in absent:
             continue
-        if (pointer := _pointer(field.api)) in values:
+        if values and (pointer := _pointer(field.api)) in values:
             item[field.api] = _from_base64(values[pointer])
             continue
         value = row.get(field.column)

@@ -21,6 +21,7 @@ from etl.load.status import last_run, stream_statuses
 from etl.load.tables import sync_runs, sync_windows, traces
 from etl.load.types import instant_text
 from etl.load.upsert import upsert
+from etl.transform.jsontext import loads
 
 START = datetime(2026, 11, 8, tzinfo=UTC)
 
@@ -36,13 +37,13 @@ def window(first: int, last: int) -> Window:
 def record(conn: Connection, span: Window, proof: Any = "counted", now: datetime | None = None, **more: Any) -> None:
     values: dict[str, Any] = {
         "project_id": "p", "stream": "traces", "filters_hash": "f", "tier": "live", "api": "traces",
-        "promised": 3, "read": 2, "changed": 1, "requests": 4, "run_id": 7,
+        "promised": 3, "read": 2, "changed": 1, "deleted": 0, "requests": 4, "run_id": 7,
     } | more  # fmt: skip
     ledger.record_window(conn, WindowRecord(window=span, proof=proof, **values), now or instant(0))
 
 
 def state(**values: Any) -> StreamState:
-    known: dict[str, Any] = {"api": "traces", "origin": START, "watermark": None, "filters_hash": "f"}
+    known: dict[str, Any] = {"api": "traces", "origin": START, "watermark": None, "filters_hash": "f", "plan": None}
     return StreamState(**(known | values))
 
 
@@ -134,6 +135,9 @@ def test_a_stream_state_is_replaced_as_a_whole(engine: Engine) -> None:
     with reading(engine) as conn:
         assert {"scores": state(), "traces": later} == ledger.stream_states(conn, "p")
         assert ledger.stream_states(conn, "q") == {}
+    with writing(engine) as conn:
+        save(conn, plan='{"passes":[1]}')
+        assert loads(ledger.stream_states(conn, "p")["traces"].plan or "null") == {"passes": [1]}
 
 
 def test_statuses_say_null_before_the_first_run(engine: Engine) -> None:

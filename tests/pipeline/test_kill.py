@@ -1,0 +1,213 @@
+"""A real process that is killed at any moment, or asked to stop: nothing is lost, nothing is doubled."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+from sqlalchemy import Engine
+from syncing import ledger, rows, same_tables
+
+from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, Request, generate
+from etl.load.engine import open_engine
+
+# Starting Python costs more than a sync: one process imports the program, and forks for each command.
+_FORKS = """
+import os, sys
+from etl.cli import main
+for line in sys.stdin:
+    pid = os.fork()
+    if pid == 0:
+        sys.argv = ["langfuse-etl", *line.split()]
+        main()
+    print(pid, flush=True)
+    _, status = os.waitpid(pid, 0)
+    print(os.waitstatus_to_exitcode(status), flush=True)
+"""
+
+
+@functools.cache
+def data() -> Dataset:
+    """3,000 traces that end an hour before now: a command has no other clock than the machine's."""
+    end = datetime.now(UTC) - timedelta(hours=1)
+    return generate(traces=3_000, days=2, observations_per_trace=0, scores_per_trace=0, io_bytes=100, end=end)
+
+
+class Commands:
+    """Runs commands of the program, each in a process of its own; `on_start` gets its id."""
+
+    def __init__(self, folder: Path, server: MockLangfuse, database_url: str, schema: str) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")}
+        environ |= {
+            "LANGFUSE_BASE_URL": server.base_url,
+            "LANGFUSE_PUBLIC_KEY": PUBLIC_KEY,
+            "LANGFUSE_SECRET_KEY": SECRET_KEY,
+            "LANGFUSE_ETL_DATABASE_URL": database_url,
+            "LANGFUSE_ETL_DATABASE__SCHEMA": schema,
+            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+        }
+        self._output = folder / "output"
+        self._out = self._output.open("w+b")
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _FORKS],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._out, env=environ, cwd=folder, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.communicate(timeout=30)
+        self._out.close()
+
+    def run(self, command: str, on_start: Callable[[int], None] = lambda pid: None) -> tuple[int, str]:
+        """The exit code (negative: the signal that ended it), and what it printed on stdout."""
+        assert self._process.stdin
+        self._process.stdin.write(f"{command}\n")
+        self._process.stdin.flush()
+        on_start(int(self._line()))
+        printed: list[str] = []
+        while True:
+            line = self._line()
+            try:
+                return int(line), "".join(printed)
+            except ValueError:
+                printed.append(line)
+
+    def errors(self) -> str:
+        """All that was printed on stderr so far."""
+        return self._output.read_text()
+
+    def _line(self) -> str:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        assert line, self.errors()
+        return line
+
+
+class Trigger:
+    """Sends a signal to a process some milliseconds after the server got a number of requests."""
+
+    def __init__(self, server: MockLangfuse, number: int, chosen: signal.Signals, delay_s: float = 0.0) -> None:
+        self._server, self._left, self._signal, self._delay_s = server, number, chosen, delay_s
+        self._pid = 0
+        self._started = threading.Event()
+        self._lock = threading.Lock()
+        server.before_answer = self._count
+
+    def start(self, pid: int) -> None:
+        self._pid = pid
+        self._started.set()
+
+    def _count(self, _: Request) -> None:
+        with self._lock:
+            self._left -= 1
+            due = self._left == 0
+        if due and self._started.wait(5):
+            threading.Timer(self._delay_s, self._send).start()
+
+    def _send(self) -> None:
+        try:
+            os.kill(self._pid, self._signal)
+        except ProcessLookupError:
+            return  # it was faster
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """The tables of one clean run."""
+    folder = tmp_path_factory.mktemp("clean")
+    url = f"sqlite:///{folder / 'a.db'}"
+    with MockLangfuse(data()) as server, Commands(folder, server, url, "public") as commands:
+        code, _ = commands.run("sync")
+        assert code == 0, commands.errors()
+    engine = open_engine(url, "public")
+    tables = same_tables(engine)
+    engine.dispose()
+    assert len(tables["traces"]) == 3_000
+    return tables
+
+
+@pytest.fixture
+def killed_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Engine, str, str]]:
+    kind = request.param
+    url = f"sqlite:///{tmp_path / 'a.db'}" if kind == "sqlite" else request.getfixturevalue("postgres_url")
+    schema = "public" if kind == "sqlite" else "killed"
+    engine = open_engine(url, schema)
+    yield engine, url, schema
+    engine.dispose()
+
+
+@pytest.mark.parametrize(("killed_database", "kills"), [("sqlite", 24), ("postgres", 6)], indirect=["killed_database"])
+def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run(
+    killed_database: tuple[Engine, str, str], kills: int, tmp_path: Path, undisturbed: dict[str, list[dict[str, Any]]]
+) -> None:
+    engine, url, schema = killed_database
+    rng = random.Random(kills)
+    ended: list[int] = []
+    with MockLangfuse(data()) as server, Commands(tmp_path, server, url, schema) as commands:
+        for _ in range(kills):
+            trigger = Trigger(server, rng.randrange(3, 40), signal.SIGKILL, rng.random() * 0.05)
+            code, _ = commands.run("sync", trigger.start)
+            ended.append(code)
+        server.before_answer = None
+        code, _ = commands.run("sync")
+        assert code == 0, commands.errors()
+        assert "Traceback" not in commands.errors(), commands.errors()
+    assert set(ended) <= {-signal.SIGKILL, 0}
+    assert ended.count(-signal.SIGKILL) >= kills // 2
+    assert same_tables(engine) == undisturbed
+    assert_no_window_counted_twice(engine)
+    statuses = [run["status"] for run in rows(engine, "sync_runs")]
+    assert set(statuses) == {"interrupted", "ok"}
+    assert statuses.count("interrupted") >= kills // 3
+
+
+def assert_no_window_counted_twice(engine: Engine) -> None:
+    """What was read for the first time does not overlap, and adds up to the rows that are there."""
+    for stream in ("traces", "observations", "scores", "sessions"):
+        first = [
+            row
+            for row in ledger(engine)
+            if row["stream"] == stream and row["tier"] in ("live", "history") and row["proof"] in ("counted", "walked")
+        ]
+        first.sort(key=lambda row: row["window_start"])
+        assert all(one["window_end"] <= following["window_start"] for one, following in pairwise(first))
+        assert sum(row["read"] for row in first) == len(rows(engine, stream))
+
+
+@pytest.mark.parametrize("chosen", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
+    tmp_path: Path, chosen: signal.Signals, undisturbed: dict[str, list[dict[str, Any]]]
+) -> None:
+    url = f"sqlite:///{tmp_path / 'a.db'}"
+    engine = open_engine(url, "public")
+    with MockLangfuse(data()) as server, Commands(tmp_path, server, url, "public") as commands:
+        code, printed = commands.run("sync --json", Trigger(server, 25, chosen).start)
+        server.before_answer = None
+        report = json.loads(printed)
+        assert (code, report["status"]) == (130, "interrupted")
+        assert report["rows_written"] == len(rows(engine, "traces")) + len(rows(engine, "sessions")) > 0
+        (run,) = rows(engine, "sync_runs")
+        assert (run["status"], run["rows_written"]) == ("interrupted", report["rows_written"])
+        assert rows(engine, "sync_lease") == []
+        code, printed = commands.run("sync --json")
+        assert (code, json.loads(printed)["status"]) == (0, "ok")
+        assert "Traceback" not in commands.errors(), commands.errors()
+    assert same_tables(engine) == undisturbed
+    engine.dispose()
