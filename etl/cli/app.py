@@ -15,6 +15,7 @@ from etl import __version__
 from etl.cli import views
 from etl.cli.context import (
     choose_settings_file,
+    close_engines,
     engine_of,
     exit_with,
     json_option,
@@ -73,6 +74,8 @@ def main() -> None:
         # Where it happened, without the message: that may hold data.
         people.print(redact("".join(traceback.format_tb(error.__traceback__))), style="dim")
         _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
+    finally:
+        close_engines()
 
 
 def _fail(message: str, exit_code: int) -> None:

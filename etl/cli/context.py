@@ -21,6 +21,7 @@ from etl.pipeline.report import RunReport
 json_option = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 _chosen: dict[str, Path | None] = {"config": None}
+_opened: list[Engine] = []
 
 
 def choose_settings_file(path: Path | None) -> None:
@@ -38,8 +39,15 @@ def settings(*, require_projects: bool = True, overrides: Mapping[str, Any] | No
 
 
 def engine_of(config: Config) -> Engine:
-    """The database of the settings, as it is."""
-    return open_engine(config.database.url, config.database.schema_)
+    """The database of the settings, as it is; `close_engines` closes it at the end of the command."""
+    _opened.append(open_engine(config.database.url, config.database.schema_))
+    return _opened[-1]
+
+
+def close_engines() -> None:
+    """Closes every connection that the command opened; SQLite tidies up its files then."""
+    while _opened:
+        _opened.pop().dispose()
 
 
 def upgraded_engine(config: Config) -> Engine:

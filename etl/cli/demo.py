@@ -14,19 +14,18 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from etl.cli import views
+from etl.cli.context import engine_of
 from etl.cli.output import print_table, say, sync_progress
 from etl.config import Config, Database, Export, Project
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate, load_corpus
 from etl.errors import ConfigError
 from etl.export import Options, Selection, export_sessions
-from etl.load.engine import open_engine, reading
+from etl.load.engine import reading
 from etl.load.migrate import upgrade
 from etl.service.lease import write_lease
 from etl.service.sync import sync_projects
 
-demo = typer.Typer(
-    help="Try everything against a mock Langfuse with recorded data; no account needed.", rich_markup_mode=None
-)
+demo = typer.Typer(rich_markup_mode=None)
 
 SESSION = "test_cases_alpha_20250806185514"
 # A moment after the last row of the recorded data, wherever the clock of this machine stands.
@@ -66,7 +65,7 @@ def run_demo(
     with MockLangfuse(load_corpus(), api="v3" if api == "v3" else "v4", clock=lambda: now) as server:
         say(f"1. A mock Langfuse ({api}) answers at {server.base_url}, with 1,200 recorded traces.")
         config = _config(server.base_url, directory)
-        engine = open_engine(config.database.url, config.database.schema_)
+        engine = engine_of(config)
         upgrade(engine)
         say(f"2. Syncing it into {directory / 'langfuse.db'}")
         with write_lease(engine) as owner, sync_progress(True) as on_progress:

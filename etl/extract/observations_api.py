@@ -66,6 +66,13 @@ class ObservationsReader:
     def page_limit(self, source: str) -> int:
         return SCORES_LIMIT if source == "scores" else MAX_LIMIT
 
+    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
+        window = Window(EPOCH, before)
+        for page in self._read_observations(window, {"traceId": trace_id}):
+            yield page._replace(closes=())
+        for page in scores_v3.read_scores_v3(self._client, window, {"traceId": trace_id}):
+            yield page._replace(closes=())
+
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # Rows of one trace may lack its session id, so the id finds traces, and the traces give the rows.
         window = Window(EPOCH, before)

@@ -30,7 +30,8 @@ class Segment(NamedTuple):
 class Page(NamedTuple):
     """Objects as the API answered them, and the segments that are whole once they are stored.
 
-    `light`: fields were left out on purpose, so the objects serve to see what differs, not to be stored.
+    `light`: fields were left out on purpose, so the objects serve to see what differs, not to be stored. `selected`:
+    all of it belongs to traces that the filters select, whether these are stored yet or not.
     """
 
     kind: Kind
@@ -38,6 +39,7 @@ class Page(NamedTuple):
     plain: bool
     closes: Sequence[Segment] = ()
     light: bool = False
+    selected: bool = False
 
 
 class Reader(Protocol):
@@ -69,6 +71,9 @@ class Reader(Protocol):
 
     def page_limit(self, source: str) -> int:
         """How many rows one request brings at most."""
+
+    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
+        """Observations and scores of one trace before a moment, in pages that close nothing."""
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         """All that belongs to one session before a moment, in pages that close nothing."""

@@ -20,6 +20,7 @@ from etl.extract.readers import Api, Page, Segment
 from etl.extract.scores_v3 import PATH as SCORES_PATH
 from etl.extract.scores_v3 import TIME_FIELD as SCORES_TIME
 from etl.extract.scores_v3 import get_scores_v3, read_scores_v3
+from etl.extract.selection import FixedParams, selecting_params, totals_stay_exact
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
 from etl.intervals import MILLISECOND, Window
@@ -48,7 +49,7 @@ class ListEndpoint:
     descending: bool = True
     totals_trusted: bool = False
     orders_by_id: bool = False
-    fixed: tuple[tuple[str, str], ...] = ()
+    fixed: FixedParams = ()
     parts: tuple[Mapping[str, str], ...] = ()
 
 
@@ -96,9 +97,10 @@ class TracesReader:
 
     api: Api = "traces"
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, filters: Mapping[str, Any] | None = None) -> None:
         self._client = client
-        self._lists = {"traces": TRACES, "observations": OBSERVATIONS, "sessions": SESSIONS}
+        self._traces, self._traces_core = _selected(TRACES, filters or {}), _selected(TRACES_CORE, filters or {})
+        self._lists = {"traces": self._traces, "observations": OBSERVATIONS, "sessions": SESSIONS}
         self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
         self._lock = threading.Lock()
         self._time_outs = 0
@@ -116,14 +118,14 @@ class TracesReader:
     def oldest(self, source: str, before: datetime) -> datetime | None:
         if source == "traces":
             try:
-                return self._first(TRACES_CORE, Window(EPOCH, before))
+                return self._first(self._traces_core, Window(EPOCH, before))
             except TooMuchError as error:
                 log.info("%s", error)  # such a long stretch is too slow for this server: look in shorter ones
         return oldest_by_bisection(lambda window: self._newest(source, window), before)
 
     def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
         if source == "traces" and light:
-            for page in self._read_list(TRACES_CORE, window):
+            for page in self._read_list(self._traces_core, window):
                 yield page._replace(light=True)
             return
         if source != "scores":
@@ -160,12 +162,12 @@ class TracesReader:
         for page in self._read_list(listed, window):
             yield page._replace(closes=())
             for item in page.items:
-                yield from self._children(str(item["id"]), window)
+                yield from self.of_trace(str(item["id"]), before)
 
-    def _children(self, trace_id: str, window: Window) -> Iterator[Page]:
-        """Observations and scores of a trace, from the lists that a sync reads: inside the trace's own document the
-        server shows prices and tiers of observations that its lists leave out.
-        """
+    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
+        # From the lists that a sync reads: inside the trace's own document the server shows prices and tiers of
+        # observations that its lists leave out.
+        window = Window(EPOCH, before)
         listed = replace(OBSERVATIONS, fixed=(("traceId", trace_id),), parts=())
         for page in self._read_list(listed, window):
             yield page._replace(closes=())
@@ -185,8 +187,8 @@ class TracesReader:
     def _newest(self, source: str, window: Window) -> datetime | None:
         """The newest row of `window`, by any list that is ordered from newest to oldest."""
         if source == "traces":
-            newest_first = (("fields", "core"), ("orderBy", "timestamp.desc"))
-            return self._first(replace(TRACES_CORE, fixed=newest_first), window)
+            newest_first = replace(TRACES_CORE, fixed=(("fields", "core"), ("orderBy", "timestamp.desc")))
+            return self._first(newest_first, window)
         if source != "scores":
             return self._first(self._lists[source], window)
         endpoint = self._scores[0]
@@ -392,13 +394,21 @@ class TracesReader:
         return self._client.get_list(endpoint.path, params, any_size=limit == 1)
 
 
+def _selected(endpoint: ListEndpoint, filters: Mapping[str, Any]) -> ListEndpoint:
+    return replace(
+        endpoint,
+        fixed=(*endpoint.fixed, *selecting_params(filters)),
+        totals_trusted=endpoint.totals_trusted and totals_stay_exact(filters),
+    )
+
+
 def _none_of(ids: Sequence[str]) -> dict[str, str]:
     """A `filter` without these rows; `id` is a column of both (langfuse packages/shared/src/server/tableMappings)."""
     condition = {"type": "stringOptions", "column": "id", "operator": "none of", "value": list(ids)}
     return {"filter": json.dumps([condition])} if ids else {}
 
 
-def _without_contents(endpoint: ListEndpoint) -> tuple[tuple[str, str], ...]:
+def _without_contents(endpoint: ListEndpoint) -> FixedParams:
     return tuple((name, "core" if name == "fields" else value) for name, value in endpoint.fixed)
 
 

@@ -41,6 +41,7 @@ def settle_absences(
     read_from: Collection[str],
     read_started_at: datetime,
     confirmed: bool = False,
+    environments: Collection[str] | None = None,
 ) -> Absences:
     """Compares a complete read of `window` with what is stored there.
 
@@ -51,10 +52,13 @@ def settle_absences(
         seen: The keys that the read brought, without the project: (id,), or (trace_id, id) for observations.
         read_from: Which rows such a read would have brought, by their `read_from`.
         read_started_at: The run's clock reading; marks carry it.
+        environments: Only traces of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
-    stored = stored_keys(conn, project_id, stream, window, read_from=read_from, before=read_started_at)
+    stored = stored_keys(
+        conn, project_id, stream, window, read_from=read_from, before=read_started_at, environments=environments
+    )
     _forget(conn, project_id, stream, set(seen))
     missing = stored - set(seen)
     if not missing:
@@ -84,12 +88,14 @@ def stored_keys(
     *,
     read_from: Collection[str],
     before: datetime | None = None,
+    environments: Collection[str] | None = None,
 ) -> set[Key]:
     """The keys, without the project, of stored rows of a window that are not marked as deleted.
 
     Args:
         read_from: Only rows with one of these in that column.
         before: Only rows first seen before this moment; None for all.
+        environments: Of traces only those of these environments; None for all.
     """
     table = ROW_TABLES[stream]
     time = TIME_COLUMNS[stream]
@@ -100,6 +106,8 @@ def stored_keys(
         table.c.deleted_at.is_(None),
         table.c.read_from.in_(sorted(read_from)),
     )
+    if environments is not None and stream == "traces":
+        query = query.where(table.c.environment.in_(sorted(environments)))
     if before is not None:
         query = query.where(table.c.first_seen_at < before)
     return {tuple(row) for row in conn.execute(query)}

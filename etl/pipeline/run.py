@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
@@ -24,20 +25,22 @@ from etl.load import lease, ledger
 from etl.load.compare import Key, differing_stretch, keys_and_times
 from etl.load.deletions import settle_absences
 from etl.load.engine import reading, writing
+from etl.load.selection import of_stored_traces, stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import refresh_after_deletion, store_rows
-from etl.transform.pages import BRINGS, Kind, rows_of
-from etl.transform.rows import RowError
+from etl.transform.pages import BRINGS, SHAPES, Kind, rows_of
+from etl.transform.rows import Row, RowError
 
 log = logging.getLogger(__name__)
 
 # Pages that wait for the writer; with one in the hand of each reader this bounds memory.
 _PAGES_WAITING = 2
 _POLL_S = 0.2
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[RunReport, int, int], None]
 
@@ -127,7 +130,10 @@ class _Run:
         try:
             works = self._plan(explicit)
             self._planned = len(works)
-            self._read_and_store(works)
+            # Under filters the stored traces say which observations and scores to keep, so traces come first.
+            first = [work for work in works if self._scope.filtered and "traces" in work.source.covers]
+            self._read_and_store(first)
+            self._read_and_store([work for work in works if work not in first])
         except ShutdownRequested:
             self._report.status, self._report.exit_code = "interrupted", ShutdownRequested.exit_code
         except EtlError as error:
@@ -159,6 +165,9 @@ class _Run:
     def _plan(self, explicit: Mapping[str, Sequence[Due]] | None) -> list[_Work]:
         """Due windows of all sources, interleaved so that every stream has its newest day soon."""
         planned = plan(self._engine, self._reader, self._scope, explicit=explicit, on_failure=self._source_failed)
+        children = [source for source, _ in planned if source.name in ("observations", "scores")]
+        ends = [window.end for source in children for window in source.covered_before]
+        self._children_read_to = max(ends, default=_NEVER)
         per_source = [[_Work(source, one) for one in due] for source, due in planned]
         longest = max(map(len, per_source), default=0)
         return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
@@ -196,7 +205,7 @@ class _Run:
             try:
                 for work in works:
                     pool.submit(read, work)
-                while self._done < len(works):
+                while not all(work.ended for work in works):
                     if self._stop.is_set():
                         raise ShutdownRequested("stopped on request")
                     try:
@@ -220,8 +229,24 @@ class _Run:
                     stretch = differing_stretch(conn, tables)
                 if stretch is not None:
                     for whole in self._reader.read(name, stretch):
-                        yield whole._replace(closes=())
-            yield page
+                        yield from self._completed(whole._replace(closes=()))
+                yield page
+            else:
+                yield from self._completed(page)
+
+    def _completed(self, page: Page) -> Iterator[Page]:
+        """Under filters: what was read before of a trace that is selected only now, and the page itself."""
+        scope = self._scope
+        if scope.filtered and SHAPES[page.kind].table == "traces":
+            ids = {str(item.get("id")): str(item.get("timestamp")) for item in page.items}
+            with reading(self._engine) as conn:
+                known = stored_trace_ids(conn, scope.project_id, ids)
+            for trace_id in ids.keys() - known:
+                # Where its children were not read yet, they come by themselves.
+                if ids[trace_id] < instant_text(self._children_read_to):
+                    for part in self._reader.of_trace(trace_id, scope.now):
+                        yield part._replace(selected=True)
+        yield page
 
     # Writing, here alone
 
@@ -242,6 +267,9 @@ class _Run:
     def _store(self, work: _Work, page: Page) -> None:
         scope = self._scope
         tables = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
+        if page.selected:
+            work.changed += self._store_selected(page, tables)
+            return
         for table, rows in tables.items():
             work.seen.setdefault(table, {}).update(keys_and_times(table, rows))
         with writing(self._engine) as conn:
@@ -249,7 +277,7 @@ class _Run:
             written = store_rows(
                 conn,
                 page.kind,
-                tables,
+                of_stored_traces(conn, scope.project_id, tables) if scope.filtered else tables,
                 project_id=scope.project_id,
                 light=page.light,
                 now=scope.now,
@@ -262,6 +290,15 @@ class _Run:
         stream = self._report.stream(work.source.name)
         stream.rows_read += len(page.items)
         stream.rows_written += written.changed
+
+    def _store_selected(self, page: Page, tables: Mapping[str, Sequence[Row]]) -> int:
+        """Stores what belongs to a selected trace; it is no part of the window at hand. Returns the rows written."""
+        scope = self._scope
+        with writing(self._engine) as conn:
+            lease.renew(conn, self._owner)
+            written = store_rows(conn, page.kind, tables, project_id=scope.project_id, light=False, now=scope.now)
+            self._note_requests(conn, len(page.items), written.changed)
+        return written.changed
 
     def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:
         deleted, reason = 0, None
@@ -285,7 +322,7 @@ class _Run:
     def _settle_absences(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> tuple[int, bool]:
         """How many stored rows were marked as deleted, and whether too many were missing to believe it."""
         scope = self._scope
-        wanted = scope.mark_deletions or self._repair
+        wanted = scope.mark_deletions or (self._repair and not scope.filtered)
         if not wanted or (scope.kept_from is not None and window.start < scope.kept_from):
             return 0, False
         marked, too_many = 0, False
@@ -293,7 +330,7 @@ class _Run:
             seen = [key for key, at in work.seen.get(stream, {}).items() if _inside(at, window)]
             absences = settle_absences(
                 conn, scope.project_id, stream, window, seen, read_from=read_from, read_started_at=scope.now,
-                confirmed=self._repair,
+                confirmed=self._repair, environments=scope.environments,
             )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream == "observations" and absences.deleted:

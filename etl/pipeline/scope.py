@@ -18,6 +18,8 @@ class Scope:
         lookback: Spans of the lookback tiers, ascending.
         contents: False drops inputs and outputs.
         mark_deletions: Mark stored rows that the server has no more.
+        filtered: Filters select traces; their observations and scores are kept, no others.
+        environments: The only ones that are read; None for all.
         kept_from: Older rows may vanish by retention or plan, which is no deletion; None if the server keeps all.
         now: The run's one clock reading.
     """
@@ -32,6 +34,8 @@ class Scope:
     lookback: Sequence[timedelta]
     contents: bool
     mark_deletions: bool
+    filtered: bool
+    environments: Sequence[str] | None
     kept_from: datetime | None
     concurrency: int
     now: datetime

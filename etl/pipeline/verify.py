@@ -14,6 +14,7 @@ from etl.load import ledger
 from etl.load.compare import Key, differences, keys_and_times
 from etl.load.deletions import stored_keys
 from etl.load.engine import reading
+from etl.load.selection import of_stored_traces
 from etl.load.types import instant_text
 from etl.pipeline.plan import Due, cut_by_rows
 from etl.pipeline.scope import Scope
@@ -113,7 +114,8 @@ class _LookedAt:
 def _compare_page(engine: Engine, scope: Scope, page: Page, looked_at: _LookedAt) -> None:
     tables = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
     with reading(engine) as conn:
-        for table, rows in tables.items():
+        compared = of_stored_traces(conn, scope.project_id, tables) if scope.filtered else tables
+        for table, rows in compared.items():
             times = keys_and_times(table, rows)
             missing, changed = differences(conn, table, rows)
             looked_at.seen.update({(table, key): time for key, time in times.items()})
@@ -122,11 +124,14 @@ def _compare_page(engine: Engine, scope: Scope, page: Page, looked_at: _LookedAt
 
 
 def _count_gone(engine: Engine, scope: Scope, kind: Kind, window: Window, looked_at: _LookedAt) -> int:
-    if scope.kept_from is not None and window.start < scope.kept_from:
+    tells = scope.mark_deletions or not scope.filtered
+    if not tells or (scope.kept_from is not None and window.start < scope.kept_from):
         return 0
     gone = 0
     with reading(engine) as conn:
         for table, read_from in BRINGS[kind].items():
-            stored = stored_keys(conn, scope.project_id, table, window, read_from=read_from)
+            stored = stored_keys(
+                conn, scope.project_id, table, window, read_from=read_from, environments=scope.environments
+            )
             gone += sum((table, key) not in looked_at.seen for key in stored)
     return gone

@@ -38,10 +38,13 @@ def run_checks(load: Callable[[], Config]) -> list[Check]:
 
 
 def _database(config: Config) -> Check:
+    engine = open_engine(config.database.url, config.database.schema_)
     try:
-        revision = current_revision(open_engine(config.database.url, config.database.schema_))
+        revision = current_revision(engine)
     except EtlError as error:
         return Check("database", False, str(error), "correct database.url or make it reachable", error.exit_code)
+    finally:
+        engine.dispose()
     if revision is None:
         return Check("database", True, "empty; the first sync creates the tables")
     if revision != head_revision():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from urllib.parse import urlsplit
 
 from sqlalchemy import Connection, Engine
@@ -21,10 +24,11 @@ from etl.extract.traces_api import TracesReader
 from etl.load import ledger
 from etl.load.engine import reading
 from etl.pipeline.scope import Scope
+from etl.transform.jsontext import dumps
 
 log = logging.getLogger(__name__)
 
-UNFILTERED = "all"
+_UNFILTERED = "all"
 # What the smallest plan of Langfuse Cloud shows (langfuse-docs, pricing).
 _CLOUD_ACCESS = timedelta(days=30)
 
@@ -62,17 +66,21 @@ class Connected:
 
     def scope(self, config: Config) -> Scope:
         """What a run of this project reads."""
+        filters = self.settings.filters
         return Scope(
             project_id=self.info.id,
             project_name=self.settings.name,
             streams=self.settings.streams,
-            filters_hash=UNFILTERED,
+            filters_hash=_hash_of(filters),
             start=self.settings.start,
             lag=config.sync.lag,
             every=config.sync.every,
             lookback=config.sync.lookback,
             contents=self.settings.content == "full",
-            mark_deletions=config.sync.deletes == "mark",
+            # Of the filters only the environment of a trace never changes: absence under any other proves nothing.
+            mark_deletions=config.sync.deletes == "mark" and {"environment"}.issuperset(filters),
+            filtered=bool(filters),
+            environments=filters.get("environment"),
             kept_from=self._kept_from(),
             concurrency=config.http.concurrency,
             now=self.now,
@@ -120,8 +128,6 @@ def connect(
         ApiError: The server does not answer as Langfuse, or the key is wrong.
         ConfigError: The project asks for something that this version cannot do.
     """
-    if project.filters:
-        raise ConfigError(f"project {project.name}: filters cannot be used yet; remove `filters` to copy every trace")
     client = open_client(project, config, stop, budgets)
     version = server_version(client)
     info = project_info(client)
@@ -136,7 +142,7 @@ def connect(
             "project %s: read through the %s API from now on, no longer through the %s API; what is stored stays",
             project.name, api, recorded,
         )  # fmt: skip
-    return Connected(project, client, info, version, api, _reader(api, client), moment)
+    return Connected(project, client, info, version, api, _reader(api, client, project), moment)
 
 
 def refuse_twins(connected: list[Connected]) -> None:
@@ -162,5 +168,19 @@ def _recorded_api(conn: Connection, project_id: str) -> Api | None:
     return None
 
 
-def _reader(api: Api, client: Client) -> Reader:
-    return TracesReader(client) if api == "traces" else ObservationsReader(client)
+def _reader(api: Api, client: Client, project: Project) -> Reader:
+    if api == "traces":
+        return TracesReader(client, project.filters)
+    if project.filters:
+        raise ConfigError(
+            f"project {project.name}: this server has only the observations API, whose rows are single observations;"
+            " filters of traces cannot be used there yet. Remove `filters` to copy every trace"
+        )
+    return ObservationsReader(client)
+
+
+def _hash_of(filters: Mapping[str, Any]) -> str:
+    """What coverage is kept under: another choice of traces is other coverage."""
+    if not filters:
+        return _UNFILTERED
+    return hashlib.blake2b(dumps(filters).encode(), digest_size=8).hexdigest()

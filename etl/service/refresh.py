@@ -37,11 +37,11 @@ def refresh_sessions(
             if project is not None and project not in (settings.name, connected.info.id, connected.info.name):
                 continue
             found = True
+            for session_id in sessions:
+                count += refresh_session(engine, owner, connected.reader, connected.scope(config), session_id)
             with writing(engine) as conn:
                 lease.renew(conn, owner)
                 ledger.save_project(conn, connected.record())
-            for session_id in sessions:
-                count += refresh_session(engine, owner, connected.reader, connected.scope(config), session_id)
         finally:
             connected.client.close()
     if not found:

@@ -24,9 +24,12 @@ def status_report(config: Config) -> dict[str, Any]:
         DatabaseError: It cannot be read.
     """
     engine = open_engine(config.database.url, config.database.schema_)
-    revision = current_revision(engine)
+    try:
+        revision = current_revision(engine)
+        projects = _stored(engine) if revision == head_revision() else []
+    finally:
+        engine.dispose()
     database = {"url": config.database.safe_url, "revision": revision, "head": head_revision()}
-    projects = _stored(engine) if revision == head_revision() else []
     # Which Langfuse project an entry of the configuration belongs to is known once it was read.
     return {"projects": projects or [_never_read(project.name) for project in config.projects], "database": database}
 

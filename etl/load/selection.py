@@ -1,0 +1,35 @@
+"""Rows of the traces that are stored: under filters, only those of selected traces are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from sqlalchemy import Connection, select
+
+from etl.load.tables import traces
+from etl.transform.rows import Row
+
+_IDS_PER_SELECT = 5_000
+
+
+def stored_trace_ids(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
+    """Which of these traces are stored."""
+    found: set[str] = set()
+    ordered = sorted(trace_ids)
+    for start in range(0, len(ordered), _IDS_PER_SELECT):
+        chunk = ordered[start : start + _IDS_PER_SELECT]
+        query = select(traces.c.id).where(traces.c.project_id == project_id, traces.c.id.in_(chunk))
+        found.update(conn.execute(query).scalars())
+    return found
+
+
+def of_stored_traces(conn: Connection, project_id: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """`tables` without the observations and scores of traces that are not stored; other rows stay."""
+    kept: dict[str, list[Row]] = {}
+    for name, rows in tables.items():
+        if name in ("observations", "scores"):
+            stored = stored_trace_ids(conn, project_id, {row["trace_id"] for row in rows if row["trace_id"]})
+            kept[name] = [row for row in rows if row["trace_id"] in stored]
+        else:
+            kept[name] = list(rows)
+    return kept
