@@ -47,6 +47,8 @@ _CONNECT_TIMEOUT_S = 10.0
 _MAX_ATTEMPTS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _DEFAULT_RETRY_AFTER_S = 5.0
+# A server that says "at once" has just refused; asking it in a loop is no help.
+_SHORTEST_HOLD_S = 0.5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _DEPRECATIONS_SAID: set[str | None] = set()
 
@@ -253,7 +255,7 @@ class Client:
         return RetriableApiError(f"GET {path}: the connection broke off", path=path)
 
     def _refused(self, response: requests.Response, budget: Budget, path: str) -> RetriableApiError:
-        wait_s = _retry_after_s(response.headers.get("Retry-After"))
+        wait_s = max(_SHORTEST_HOLD_S, _retry_after_s(response.headers.get("Retry-After")))
         budget.hold(wait_s)
         limit = response.headers.get("X-RateLimit-Limit", "")
         if limit.isdecimal() and budget.limit_per_minute is not None:

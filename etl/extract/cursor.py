@@ -123,7 +123,7 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
     """The pages of one window; together their segments are the window."""
     cursor: str | None = None
     segment_end = last = window.end
-    read = 0
+    read = tail = 0  # `tail` of the rows that were read stand at the millisecond `last`
     while True:
         answer = asking.page(window, cursor)
         items = answer.value["data"]
@@ -132,7 +132,9 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
             raise UnexpectedAnswerError(f"GET {path}: rows out of order or outside the time range", path=path)
         if times and times[0] > last:
             raise UnexpectedAnswerError(f"GET {path}: a page that begins before the one before it", path=path)
-        last = times[-1] if times else last
+        if times:
+            tail = times.count(times[-1]) + (tail if times[0] == times[-1] == last else 0)
+            last = times[-1]
         next_cursor = answer.value["meta"].get("cursor")
         if next_cursor is not None and next_cursor == cursor:
             raise UnexpectedAnswerError(f"GET {path}: the cursor does not move", path=path)
@@ -143,7 +145,6 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
             closes = [Segment(Window(window.start, segment_end), "walked", None, read + fresh, asking.requests)]
         elif read + fresh >= SEGMENT_ROWS and last + MILLISECOND < segment_end:
             # Rows of the last millisecond may go on in the next page: they count for the next segment.
-            tail = times.count(last)
             whole = Window(last + MILLISECOND, segment_end)
             closes = [Segment(whole, "walked", None, read + fresh - tail, asking.requests)]
             segment_end, read, fresh = whole.start, 0, tail

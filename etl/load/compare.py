@@ -11,6 +11,8 @@ from sqlalchemy import Connection, select, tuple_
 from etl.intervals import Window
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
 from etl.load.upsert import is_same, version
+from etl.transform.jsontext import loads
+from etl.transform.pages import CONTENTS_MISSING
 from etl.transform.rows import Row
 
 Key = tuple[str, ...]
@@ -57,7 +59,9 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     if not read:
         return Differences(set(), set())
     names = [name for name in rows[0] if name not in _NOT_COMPARED]
-    compared = [table.c.read_from, *(table.c[name] for name in names)]
+    # A row read lightly cannot show whether contents that were missing can be had by now: they are asked for again.
+    light = "input" in table.c and "input" not in names
+    compared = [table.c.read_from, table.c.exact, *(table.c[name] for name in names)]
     missing, changed = set(read), set()
     ordered = list(read)
     for start in range(0, len(ordered), _KEYS_PER_SELECT):
@@ -67,10 +71,12 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
             table.c.deleted_at.is_(None),
         )
         for stored in conn.execute(query):
-            key, read_from, values = tuple(stored[: len(keys)]), stored[len(keys)], stored[len(keys) + 1 :]
+            key, (read_from, exact, *values) = tuple(stored[: len(keys)]), stored[len(keys) :]
             missing.discard(key)
             row, known = read[key], dict(zip(names, values, strict=True))
             same = all(is_same(table, name, row[name], known[name]) for name in names)
+            if light and exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ())):
+                same = False
             if not same and read_from == row["read_from"] and version(table, row) >= version(table, known):
                 changed.add(key)
     return Differences(missing, changed)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from etl.intervals import Window, merge
+from etl.intervals import Window, merge, subtract
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, projects, sync_runs, sync_state, sync_windows
 from etl.load.types import instant_text
 from etl.load.upsert import insert_or_update
@@ -172,6 +172,19 @@ def windows_of_unfinished_runs(conn: Connection, project_id: str, trigger: str) 
     for stream, start, end in conn.execute(query):
         found.setdefault(stream, []).append(Window(start, end))
     return {stream: merge(parts) for stream, parts in found.items()}
+
+
+def failed_windows(conn: Connection, project_id: str, stream: str, filters_hash: str) -> list[tuple[Window, datetime]]:
+    """Windows that could not be read with proof and were not since, with the time of each failure."""
+    windows = sync_windows.c
+    query = select(windows.window_start, windows.window_end, windows.finished_at).where(
+        windows.project_id == project_id,
+        windows.stream == stream,
+        windows.filters_hash == filters_hash,
+        windows.proof.not_in(COVERING),
+    )
+    covered = coverage(conn, project_id, stream, filters_hash)
+    return [(left, at) for start, end, at in conn.execute(query) for left in subtract(Window(start, end), covered)]
 
 
 def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:

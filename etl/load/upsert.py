@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from etl.load.tables import ROW_TABLES
 from etl.load.types import JsonText
+from etl.transform.documents import canonical
 from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, merged_exact
 
@@ -176,7 +177,8 @@ def _showing_nothing_new(
 def is_same(table: Table, name: str, new: Any, old: Any) -> bool:
     """Whether a value just read is the one that the database gave back."""
     if isinstance(table.c[name].type, JsonText) and new is not None and old is not None:
-        return bool(new == old or new == dumps(loads(old)))  # Postgres spells it in its own way
+        # Postgres orders keys and spells numbers in its own way.
+        return bool(new == old or dumps(canonical(loads(new))) == dumps(canonical(loads(old))))
     return bool(new == old)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -31,17 +32,19 @@ class Estimate(NamedTuple):
         return dict(self._asdict())
 
 
-def trigger_of(span: Window) -> str:
-    """How the run of this range is called in `sync_runs`; an unfinished one is found again by it."""
-    return f"backfill {span.start.isoformat()} {span.end.isoformat()}"
+def trigger_of(start: datetime, end: datetime | None) -> str:
+    """How `sync_runs` calls a run of this range, by what was asked for; an unfinished one is found again by it."""
+    return f"backfill {start.isoformat()} {end.isoformat() if end else 'to the edge'}"
 
 
-def backfill_windows(conn: Connection, reader: Reader, scope: Scope, span: Window) -> dict[str, list[Due]]:
+def backfill_windows(
+    conn: Connection, reader: Reader, scope: Scope, span: Window, trigger: str
+) -> dict[str, list[Due]]:
     """What is left of the range: windows that an earlier, unfinished run of the same range proved are not read again.
 
     Newest first, as in every run.
     """
-    done = ledger.windows_of_unfinished_runs(conn, scope.project_id, trigger_of(span))
+    done = ledger.windows_of_unfinished_runs(conn, scope.project_id, trigger)
     return {
         source: [
             Due(piece, TIER, light=False)

@@ -14,6 +14,7 @@ LIVE, HISTORY = "live", "history"
 # A clock may be corrected by this much without anybody being asked.
 CLOCK_TOLERANCE = timedelta(minutes=5)
 _LONGEST_WINDOW = timedelta(days=7)
+_LONGEST_BACK_OFF = timedelta(hours=6)
 # Neighbours with so few rows together are one request; apart they would be two.
 _ROWS_OF_ONE_REQUEST = 100
 
@@ -34,17 +35,17 @@ def newest_readable(now: datetime, lag: timedelta) -> datetime:
     return whole_ms(now - lag)
 
 
-def require_sane_clock(edge: datetime, coverage: Iterable[Window]) -> None:
+def require_sane_clock(now: datetime, coverage: Iterable[Window]) -> None:
     """Refuses to plan with a clock that contradicts the ledger.
 
     Raises:
         ClockError: Coverage ends in the future.
     """
-    newest = max((window.end for window in coverage), default=edge)
-    if newest > edge + CLOCK_TOLERANCE:
+    newest = max((window.end for window in coverage), default=now)
+    if newest > now + CLOCK_TOLERANCE:
         raise ClockError(
-            f"the database holds data up to {newest:%Y-%m-%d %H:%M} UTC, but the clock allows only"
-            f" {edge:%Y-%m-%d %H:%M} UTC; set the clock right, nothing was read"
+            f"the database holds data up to {newest:%Y-%m-%d %H:%M} UTC, but the clock says"
+            f" {now:%Y-%m-%d %H:%M} UTC; set the clock right, nothing was read"
         )
 
 
@@ -54,6 +55,7 @@ def due_windows(
     edge: datetime,
     coverage: Sequence[Window],
     again: Sequence[Due],
+    held: Sequence[Window],
     midnight_bound: bool,
     rows_stored: Callable[[Window], int],
 ) -> list[Due]:
@@ -67,6 +69,7 @@ def due_windows(
         edge: The end of what may be read, from `newest_readable`.
         coverage: The intervals read whole.
         again: What the lookback tiers want of the coverage, in their order.
+        held: Gaps that failed and are left alone for a while.
         midnight_bound: Windows must not cross UTC midnights.
         rows_stored: How many rows of a window are stored.
     Raises:
@@ -75,11 +78,31 @@ def due_windows(
     if origin >= edge:
         raise ConfigError(f"start: {origin:%Y-%m-%dT%H:%M:%SZ} is not in the past; choose an earlier time, or null")
     newest_day = Window(max(origin, edge - DAY), edge)
-    missing = subtract(Window(origin, edge), coverage)
+    missing = subtract(Window(origin, edge), [*coverage, *held])
     live = _newest_first(intersect(missing, newest_day), LIVE, midnight_bound)
     older = [part for window in missing for part in subtract(window, [newest_day])]
     joined = _join_small([*live, *again], midnight_bound, rows_stored)
     return [*joined, *_newest_first(older, HISTORY, midnight_bound)]
+
+
+def back_off(failures: int, every: timedelta) -> timedelta:
+    """How long after the last of so many failures, 1 or more, a gap is left alone: `every`, then twice that, up to 6 h.
+
+    Args:
+        every: Time between runs.
+    """
+    return min(_LONGEST_BACK_OFF, every * (1 << min(failures - 1, 20)))
+
+
+def held_back(failed: Iterable[tuple[Window, datetime]], *, every: timedelta, now: datetime) -> list[Window]:
+    """The windows among those that failed, with the times at which they did, that are not to be tried again yet."""
+    known = list(failed)
+    held: list[Window] = []
+    for window, _ in known:
+        times = [at for other, at in known if intersect([other], window)]
+        if now < max(times) + back_off(len(times), every):
+            held.append(window)
+    return merge(held)
 
 
 def watermark(origin: datetime, coverage: Iterable[Window]) -> datetime | None:

@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
 from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequested
-from etl.extract.readers import Page, Reader, Segment
+from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, subtract
 from etl.load import lease, ledger
 from etl.load.compare import Key, differing_stretch, keys_and_times
@@ -118,9 +118,13 @@ class _Run:
         self._requests_before = self._requests_noted = requests_sent()
         self._done = 0
         self._planned = 0
+        self._started = time.monotonic()
+
+    def _ended_at(self) -> datetime:
+        """The run's clock reading, moved on by what really passed."""
+        return self._scope.now + timedelta(seconds=time.monotonic() - self._started)
 
     def go(self, trigger: str, explicit: Mapping[str, Sequence[Due]] | None) -> RunReport:
-        started = time.monotonic()
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
             ledger.interrupt_runs_of_others(conn, self._owner.token, self._scope.now)
@@ -139,9 +143,15 @@ class _Run:
         except EtlError as error:
             self._report.fail(str(error))
             raise
+        except KeyboardInterrupt:
+            self._report.status, self._report.exit_code = "interrupted", ShutdownRequested.exit_code
+            raise
+        except BaseException as error:
+            self._report.fail(f"unexpected {type(error).__name__}")
+            raise
         finally:
             self._report.requests = self._requests_sent() - self._requests_before
-            self._report.seconds = round(time.monotonic() - started, 3)
+            self._report.seconds = round(time.monotonic() - self._started, 3)
             self._finish()
         return self._report
 
@@ -150,7 +160,7 @@ class _Run:
         try:
             with writing(self._engine) as conn:
                 self._note_requests(conn, 0, 0)
-                ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._scope.now)
+                ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._ended_at())
         except EtlError as error:
             # What broke the run is worth more than what broke its closing note.
             log.error("run %d could not be closed: %s", self._run_id, error)
@@ -220,16 +230,23 @@ class _Run:
     def _pages(self, work: _Work) -> Iterator[Page]:
         """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
         name, scope = work.source.name, self._scope
+        flaw: SegmentProof | None = None  # of what was read whole for the segment that is open
         for page in self._reader.read(name, work.due.window, light=work.due.light):
             if page.light:
                 tables = rows_of(
-                    page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents
-                )
+                    page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
+                    light=True,
+                )  # fmt: skip
                 with reading(self._engine) as conn:
                     stretch = differing_stretch(conn, tables)
                 if stretch is not None:
                     for whole in self._reader.read(name, stretch):
+                        flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
+                        flaw = "doubtful" if "doubtful" in flaws else next(iter(flaws), flaw)
                         yield from self._completed(whole._replace(closes=()))
+                if flaw is not None and page.closes:
+                    page = page._replace(closes=[segment._replace(proof=flaw) for segment in page.closes])
+                    flaw = None
                 yield page
             else:
                 yield from self._completed(page)
@@ -266,7 +283,10 @@ class _Run:
 
     def _store(self, work: _Work, page: Page) -> None:
         scope = self._scope
-        tables = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
+        tables = rows_of(
+            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
+            light=page.light,
+        )  # fmt: skip
         if page.selected:
             work.changed += self._store_selected(page, tables)
             return

@@ -14,7 +14,7 @@ from etl.intervals import Window, intersect, merge
 from etl.load import ledger
 from etl.load.engine import reading
 from etl.pipeline import tiers
-from etl.pipeline.plan import Due, cut_by_rows, due_windows, newest_readable, require_sane_clock, watermark
+from etl.pipeline.plan import Due, cut_by_rows, due_windows, held_back, newest_readable, require_sane_clock, watermark
 from etl.pipeline.scope import Scope
 from etl.values import format_duration
 
@@ -78,9 +78,9 @@ def plan(
     for name in reader.sources(scope.streams):
         try:
             source = _load_source(engine, reader, scope, name, edge)
-        except (AuthError, ApiGoneError):
-            raise
         except ApiError as error:
+            if isinstance(error, AuthError) or (isinstance(error, ApiGoneError) and error.left_behind):
+                raise
             on_failure(name, error)
             continue
         if explicit is not None:
@@ -96,7 +96,7 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     with reading(engine) as conn:
         states = ledger.stream_states(conn, scope.project_id)
         coverage = common_coverage(conn, scope, name, covers)
-    require_sane_clock(edge, coverage)
+    require_sane_clock(scope.now, coverage)
     known = [states[stream] for stream in covers if stream in states]
     same_filters = all(state.filters_hash == scope.filters_hash for state in known)
     origin = scope.start
@@ -110,20 +110,43 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
 
 
 def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnight_bound: bool) -> list[Due]:
-    def rows_stored(window: Window) -> int:
-        return ledger.rows_stored(conn, scope.project_id, source.name, window)
+    failed = ledger.failed_windows(conn, scope.project_id, source.name, scope.filters_hash) if scope.backs_off else []
+    return due_in(
+        source,
+        edge=edge,
+        held=held_back(failed, every=scope.every, now=scope.now),
+        midnight_bound=midnight_bound,
+        rows_stored=lambda window: ledger.rows_stored(conn, scope.project_id, source.name, window),
+    )
 
+
+def due_in(
+    source: Source,
+    *,
+    edge: datetime,
+    held: Sequence[Window],
+    midnight_bound: bool,
+    rows_stored: Callable[[Window], int],
+) -> list[Due]:
+    """What is due in one source: new, again, and missing windows, in the order to read them; pure.
+
+    Args: as `plan.due_windows`.
+    """
     slices = tiers.next_slices(
         source.tiers,
         cut=lambda window: cut_by_rows(window, rows_stored(window), _ROWS_PER_SLICE, midnight_bound),
         cost=rows_stored,
         budget=_REREAD_ROWS_PER_RUN,
     )
-    again = [Due(one.window, format_duration(one.span), light=True) for one in slices]
     return due_windows(
-        origin=source.origin, edge=edge, coverage=source.coverage, again=again, midnight_bound=midnight_bound,
+        origin=source.origin,
+        edge=edge,
+        coverage=source.coverage,
+        again=[Due(one.window, format_duration(one.span), light=True) for one in slices],
+        held=held,
+        midnight_bound=midnight_bound,
         rows_stored=rows_stored,
-    )  # fmt: skip
+    )
 
 
 def common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[str]) -> list[Window]:

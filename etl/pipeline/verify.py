@@ -112,7 +112,9 @@ class _LookedAt:
 
 
 def _compare_page(engine: Engine, scope: Scope, page: Page, looked_at: _LookedAt) -> None:
-    tables = rows_of(page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents)
+    tables = rows_of(
+        page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents, light=page.light
+    )
     with reading(engine) as conn:
         compared = of_stored_traces(conn, scope.project_id, tables) if scope.filtered else tables
         for table, rows in compared.items():

@@ -46,9 +46,16 @@ def backfill_projects(
     def run(one: Connected, scope: Scope) -> RunReport:
         span = _span(scope, start, end)
         with reading(engine) as conn:
-            windows = backfill_windows(conn, one.reader, scope, span)
+            windows = backfill_windows(conn, one.reader, scope, span, trigger_of(start, end))
         return run_project(
-            one, scope, engine, owner, trigger=trigger_of(span), stop=stop, on_progress=on_progress, explicit=windows
+            one,
+            scope,
+            engine,
+            owner,
+            trigger=trigger_of(start, end),
+            stop=stop,
+            on_progress=on_progress,
+            explicit=windows,
         )
 
     return for_each_project(config, engine, projects=projects, streams=(), stop=stop, run=run)
@@ -63,7 +70,7 @@ def plan_backfill(
     def run(one: Connected, scope: Scope) -> RunReport:
         span = _span(scope, start, end)
         with reading(engine) as conn:
-            windows = backfill_windows(conn, one.reader, scope, span)
+            windows = backfill_windows(conn, one.reader, scope, span, trigger_of(start, end))
 
         def requests_per_second(source: str) -> float | None:
             limit = one.client.limit_per_minute(bucket_of(_PATHS[source] if one.api == "traces" else "/v2"))

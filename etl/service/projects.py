@@ -83,6 +83,7 @@ class Connected:
             environments=filters.get("environment"),
             kept_from=self._kept_from(),
             concurrency=config.http.concurrency,
+            backs_off=False,
             now=self.now,
         )
 

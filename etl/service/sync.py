@@ -104,6 +104,14 @@ def for_each_project(
         scope = one.scope(config)
         if streams:
             scope = replace(scope, streams=[stream for stream in scope.streams if stream in streams])
+            if not scope.streams:
+                nothing = ConfigError(
+                    f"none of {', '.join(streams)} is among the streams of the configuration:"
+                    f" {', '.join(one.settings.streams)}"
+                )
+                reports.append(_failed(one.settings, nothing))
+                one.client.close()
+                continue
         try:
             reports.append(run(one, scope))
         except ApiGoneError as error:

@@ -10,6 +10,7 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from etl.config import Config, Project
+from etl.errors import ConfigError
 from etl.intervals import Window
 from etl.load import lease
 from etl.pipeline.plan import newest_readable
@@ -64,6 +65,8 @@ def verify_projects(
     def run(one: Connected, scope: Scope) -> RunReport:
         edge = newest_readable(scope.now, scope.lag)
         span = Window(start or edge - scope.lookback[-1], min(end, edge) if end else edge)
+        if span.start >= span.end:
+            raise ConfigError(f"the range {span} is empty: it must begin before it ends, and begin in the past")
         found = compare_with_server(engine, one.reader, scope, span, full=full)
         verified.add(found)
         if found.agrees or owner is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
-from etl.transform.rows import Row, from_api
+from etl.transform.rows import Row, exact_text, from_api, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -27,6 +27,8 @@ class Kind(Enum):
 
 
 _CONTENTS = ("input", "output")
+# How `exact` names the fields of a row whose contents the server could not send.
+CONTENTS_MISSING = (*_CONTENTS, "metadata")
 # What GET /v2/observations leaves out with `fields=core,basic,time`, under the names of `observations_v2.flatten`.
 _NOT_IN_V2_CORE = (
     *_CONTENTS, "metadata", "model", "modelParameters", "modelId", "inputPrice", "outputPrice", "totalPrice",
@@ -56,22 +58,32 @@ OBSERVATIONS_V2 = frozenset(_COPY_SHAPES)
 
 
 def rows_of(
-    kind: Kind, items: Sequence[Mapping[str, Any]], *, project_id: str, plain: bool, contents: bool
+    kind: Kind,
+    items: Sequence[Mapping[str, Any]],
+    *,
+    project_id: str,
+    plain: bool,
+    contents: bool,
+    light: bool = False,
 ) -> dict[str, list[Row]]:
     """The rows of each table, one for each object; without inputs and outputs if not `contents`.
+
+    Where the server could not send the contents, though they were wanted (not `light`), `exact` says that they are
+    absent; what was stored of them before stays.
 
     Raises:
         RowError: An object without a usable key.
     """
     shape = _chosen(SHAPES[kind], contents)
     if kind in _COPY_SHAPES:
-        return _rows_of_v2(items, shape, _chosen(_COPY_SHAPES[kind], contents), project_id, plain)
+        tables = _rows_of_v2(items, shape, _chosen(_COPY_SHAPES[kind], contents), project_id, plain)
+        return tables if light else _marked(kind, tables)
     if kind is Kind.SCORE_V3:
         items, read_from = [flatten_score(item) for item in items], "observations"
     else:
         read_from = "traces"
     rows = [from_api(item, shape, project_id=project_id, read_from=read_from, plain=plain) for item in items]
-    return {shape.table: rows}
+    return {shape.table: rows} if light else _marked(kind, {shape.table: rows})
 
 
 # Which stored rows a complete read of such pages would have brought: per table, their `read_from`.
@@ -85,6 +97,13 @@ BRINGS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     Kind.SCORE_V3: {"scores": ("observations",)},
     Kind.SESSION: {"sessions": ("traces",)},
 }
+
+
+def _marked(kind: Kind, tables: dict[str, list[Row]]) -> dict[str, list[Row]]:
+    if kind in (Kind.TRACE_CORE, Kind.OBSERVATION_V2_CORE):
+        for row in (row for rows in tables.values() for row in rows):
+            row["exact"] = merged_exact(exact_text({}, CONTENTS_MISSING), row["exact"], ())
+    return tables
 
 
 def key_of(kind: Kind, item: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
+from etl.errors import EtlError
 from etl.transform.fields import Kind, Shape, snake_case
 from etl.transform.jsontext import dumps, holdable, loads
 
@@ -25,7 +26,7 @@ _INT64 = 2**63
 _EXACT_IN_DOUBLE = 2**53
 
 
-class RowError(ValueError):
+class RowError(EtlError):
     """The object has no usable key, so there is no row it could be."""
 
 
@@ -139,7 +140,7 @@ def exact_text(unheld: Mapping[str, str], absent: Collection[str] = ()) -> str |
     if unheld:
         parts["values"] = {_pointer(name): text for name, text in unheld.items()}
     if absent:
-        parts["absent"] = sorted(absent)
+        parts["absent"] = sorted(set(absent))
     return dumps(parts) if parts else None
 
 
