@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import threading
 import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,7 +28,7 @@ from etl.cli.demo import demo
 from etl.cli.export import export_command
 from etl.cli.output import people, print_json, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
-from etl.errors import EtlError
+from etl.errors import EtlError, ShutdownRequested
 from etl.load.migrate import current_revision, head_revision
 from etl.logs import configure_logging, redact
 from etl.service.check import run_checks
@@ -56,10 +57,13 @@ def main() -> None:
     """Entry point: expected failures are one line on stderr and an exit code, never a traceback."""
     try:
         # Without its standalone mode, click returns the code of a `typer.Exit`.
-        sys.exit(app(prog_name="langfuse-etl", standalone_mode=False))
+        code = app(prog_name="langfuse-etl", standalone_mode=False)
+        if code == ShutdownRequested.exit_code:
+            _leave(code)
+        sys.exit(code)
     except (typer.Abort, KeyboardInterrupt):
         say_error("interrupted")
-        sys.exit(130)
+        _leave(130)
     except EtlError as error:
         _fail(str(error), error.exit_code)
     except BrokenPipeError:
@@ -76,6 +80,13 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
     finally:
         close_engines()
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without waiting for requests under way: what they bring is not wanted any more."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(message: str, exit_code: int) -> None:

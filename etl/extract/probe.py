@@ -88,6 +88,17 @@ def choose_api(
     raise gone
 
 
+def require_api(client: Client, api: Api, now: datetime) -> None:
+    """Asks whether the server has this generation.
+
+    Raises:
+        ApiError: It has not, or does not answer as it should.
+    """
+    gone = _answers(client, api, now)
+    if gone is not None:
+        raise gone
+
+
 def _answers(client: Client, api: Api, now: datetime) -> ApiGoneError | None:
     """None if the API answers, else the server's word that it is not there."""
     path, since, until = {

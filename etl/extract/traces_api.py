@@ -92,14 +92,25 @@ class _Part(NamedTuple):
 _Millisecond = Generator[Page, None, tuple[list[WalkSegment], int]]
 
 
+_ALL_STREAMS = ("traces", "observations", "scores", "sessions")
+
+
 class TracesReader:
-    """Reads traces, observations, scores and sessions by the walk that fits each list."""
+    """Reads traces, observations, scores and sessions by the walk that fits each list.
+
+    Args:
+        streams: What is copied; of children that are not, traces are asked to tell what they can.
+        filters: Parameters that select traces, as `settings.Project` holds them.
+    """
 
     api: Api = "traces"
 
-    def __init__(self, client: Client, filters: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, client: Client, streams: Sequence[str] = _ALL_STREAMS, filters: Mapping[str, Any] | None = None
+    ) -> None:
         self._client = client
-        self._traces, self._traces_core = _selected(TRACES, filters or {}), _selected(TRACES_CORE, filters or {})
+        self._traces = _selected(_telling_of_children(streams), filters or {})
+        self._traces_core = _selected(TRACES_CORE, filters or {})
         self._lists = {"traces": self._traces, "observations": OBSERVATIONS, "sessions": SESSIONS}
         self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
         self._lock = threading.Lock()
@@ -280,9 +291,11 @@ class TracesReader:
             if self._time_outs > _MAX_TIME_OUTS:
                 raise error
         if ask.limit > 1 or not endpoint.orders_by_id:
-            if walk.shrink() if error.timed_out else walk.shrink_limit():
+            if (walk.shrink() if error.timed_out else walk.shrink_limit()) or walk.shrink():
                 return 0
-            raise error
+            # One row of one millisecond: it is passed, so that it does not hide those behind it.
+            walk.split_millisecond()
+            return 0
         # One row is too much: without its contents it tells at least its time, so that it can be read alone.
         try:
             first = self._first(replace(endpoint, fixed=_without_contents(endpoint)), _window(ask.span))
@@ -304,7 +317,11 @@ class TracesReader:
         parts: tuple[Mapping[str, str], ...] = ({}, *endpoint.parts)
         total, whole, requests = 0, False, 0
         for number, part in enumerate(parts):
-            found = yield from self._read_part(endpoint, ask.span, part)
+            try:
+                found = yield from self._read_part(endpoint, ask.span, part)
+            except TooMuchError as error:
+                log.warning("%s of %s: %s; the window stays doubtful", endpoint.path, _window(ask.span), error)
+                found = _Part(set(), 0, False, 1)
             keys |= found.keys
             requests += found.requests
             total = found.total if number == 0 else total
@@ -392,6 +409,16 @@ class TracesReader:
             **(extra or {}),
         }
         return self._client.get_list(endpoint.path, params, any_size=limit == 1)
+
+
+def _telling_of_children(streams: Sequence[str]) -> ListEndpoint:
+    if "observations" not in streams:
+        fields, kind = "core,io,scores,observations,metrics", Kind.TRACE_ALONE
+    elif "scores" not in streams:
+        fields, kind = "core,io,scores", Kind.TRACE_WITHOUT_SCORES
+    else:
+        return TRACES
+    return replace(TRACES, kind=kind, fixed=(("fields", fields), ("orderBy", "timestamp.asc")))
 
 
 def _selected(endpoint: ListEndpoint, filters: Mapping[str, Any]) -> ListEndpoint:

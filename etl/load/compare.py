@@ -61,6 +61,8 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     names = [name for name in rows[0] if name not in _NOT_COMPARED]
     # A row read lightly cannot show whether contents that were missing can be had by now: they are asked for again.
     light = "input" in table.c and "input" not in names
+    if not light:
+        names += ["extra", "exact"]
     compared = [table.c.read_from, table.c.exact, *(table.c[name] for name in names)]
     missing, changed = set(read), set()
     ordered = list(read)

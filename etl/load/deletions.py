@@ -6,10 +6,10 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Column, Connection, Table, delete, insert, select, tuple_, update
+from sqlalchemy import Column, Connection, Table, delete, exists, insert, select, tuple_, update
 
 from etl.intervals import Window
-from etl.load.tables import ROW_TABLES, TIME_COLUMNS, sync_absences
+from etl.load.tables import ROW_TABLES, TIME_COLUMNS, observations, sessions, sync_absences, traces
 from etl.load.types import instant_text
 
 Key = tuple[str, ...]
@@ -78,6 +78,39 @@ def settle_absences(
         ]  # fmt: skip
         conn.execute(insert(sync_absences), rows)
     return Absences(sorted(due), too_many=False)
+
+
+def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
+    """Marks derived traces whose last observation was deleted, and derived sessions whose last trace was.
+
+    Only rows with `read_from = 'observations'`: what an API answered itself is missed by its own reads.
+    """
+    of_trace = exists().where(
+        observations.c.project_id == traces.c.project_id,
+        observations.c.trace_id == traces.c.id,
+        observations.c.deleted_at.is_(None),
+    )
+    derived = (traces.c.project_id == project_id, traces.c.read_from == "observations", traces.c.deleted_at.is_(None))
+    session_ids: set[str] = set()
+    for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
+        ids = [key[0] for key in chunk]
+        gone = select(traces.c.id, traces.c.session_id).where(*derived, traces.c.id.in_(ids), ~of_trace)
+        rows = conn.execute(gone).all()
+        _mark(conn, traces, project_id, {(row.id,) for row in rows}, now)
+        session_ids |= {row.session_id for row in rows if row.session_id is not None}
+    of_session = exists().where(
+        traces.c.project_id == sessions.c.project_id,
+        traces.c.session_id == sessions.c.id,
+        traces.c.deleted_at.is_(None),
+    )
+    for chunk in _chunks([(session_id,) for session_id in session_ids]):
+        empty = select(sessions.c.id).where(
+            sessions.c.project_id == project_id,
+            sessions.c.read_from == "observations",
+            sessions.c.id.in_([key[0] for key in chunk]),
+            ~of_session,
+        )
+        _mark(conn, sessions, project_id, {(row.id,) for row in conn.execute(empty)}, now)
 
 
 def stored_keys(

@@ -67,6 +67,7 @@ class ProjectRecord(NamedTuple):
     server_version: str | None
     api: str
     retention_days: int | None
+    entry: str | None = None
 
 
 def save_project(conn: Connection, project: ProjectRecord) -> None:

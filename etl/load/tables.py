@@ -79,6 +79,7 @@ projects = Table(
     Column("server_version", Text),
     Column("api", Text),
     Column("retention_days", Integer),
+    Column("entry", Text, comment="what the configuration calls the project"),
 )
 
 sync_state = Table(

@@ -211,21 +211,27 @@ class _Run:
                 error = raised
             deliver(_Delivery(work, error=error))
 
-        with ThreadPoolExecutor(self._scope.concurrency, thread_name_prefix="reader") as pool:
-            try:
-                for work in works:
-                    pool.submit(read, work)
-                while not all(work.ended for work in works):
-                    if self._stop.is_set():
-                        raise ShutdownRequested("stopped on request")
-                    try:
-                        delivery = deliveries.get(timeout=_POLL_S)
-                    except queue.Empty:
-                        continue
-                    self._take(delivery)
-            finally:
-                abandon.set()
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(self._scope.concurrency, thread_name_prefix="reader")
+        try:
+            for work in works:
+                pool.submit(read, work)
+            while not all(work.ended for work in works):
+                if self._stop.is_set():
+                    raise ShutdownRequested("stopped on request")
+                try:
+                    delivery = deliveries.get(timeout=_POLL_S)
+                except queue.Empty:
+                    continue
+                self._take(delivery)
+        except ApiError:
+            raise  # of this project alone
+        except BaseException:
+            self._stop.set()  # nothing more can be written: nobody shall wait for requests under way
+            raise
+        finally:
+            abandon.set()
+            # Not waiting: a reader may sit in a request for a minute, and what it brings is not wanted any more.
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _pages(self, work: _Work) -> Iterator[Page]:
         """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
@@ -302,6 +308,7 @@ class _Run:
                 light=page.light,
                 now=scope.now,
                 distrust=self._repair,
+                observations_copied=scope.observations_copied,
             )
             work.changed += written.changed
             for segment in page.closes:

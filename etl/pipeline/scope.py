@@ -21,6 +21,7 @@ class Scope:
         filtered: Filters select traces; their observations and scores are kept, no others.
         environments: The only ones that are read; None for all.
         kept_from: Older rows may vanish by retention or plan, which is no deletion; None if the server keeps all.
+        observations_copied: Latency and cost of a trace can be derived from its observations here.
         backs_off: Leave gaps that failed alone for a while, longer with each failure; a person's run tries at once.
         now: The run's one clock reading.
     """
@@ -39,5 +40,6 @@ class Scope:
     environments: Sequence[str] | None
     kept_from: datetime | None
     concurrency: int
+    observations_copied: bool
     backs_off: bool
     now: datetime

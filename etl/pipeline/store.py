@@ -8,6 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from etl.load.compare import differences
+from etl.load.deletions import mark_left_without_rows
 from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
 from etl.load.upsert import Written, upsert
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
@@ -23,6 +24,7 @@ def store_rows(
     light: bool,
     now: datetime,
     distrust: bool = False,
+    observations_copied: bool = True,
 ) -> Written:
     """Upserts the rows of one page and derives what follows from them for every trace they belong to.
 
@@ -32,6 +34,7 @@ def store_rows(
         tables: As `pages.rows_of` gives them.
         light: The rows were compared before and are stored; only derive.
         now: The time of `first_seen_at` and `changed_at`.
+        observations_copied: Whether the children that latency and cost follow from are in the database.
         distrust: Look at the stored columns themselves, not only at their hashes.
     """
     written = [
@@ -43,7 +46,8 @@ def store_rows(
     if kind in OBSERVATIONS_V2:
         derive_traces(conn, project_id, touched, now)
         derive_sessions(conn, project_id, session_ids(tables), now)
-    if touched:
+    # Without observations there is nothing to derive from: these traces brought their metrics along.
+    if touched and observations_copied:
         refresh_trace_metrics(conn, project_id, touched, now)
     return Written(sum(one.stored for one in written), sum(one.changed for one in written))
 
@@ -54,4 +58,5 @@ def refresh_after_deletion(
     """Derives anew what follows from observations, some of which were marked as deleted."""
     if kind in OBSERVATIONS_V2:
         derive_traces(conn, project_id, traces, now)
+        mark_left_without_rows(conn, project_id, traces, now)
     refresh_trace_metrics(conn, project_id, traces, now)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from etl.config import Config, Project
 from etl.errors import EtlError
-from etl.extract.probe import choose_api, local_now, project_info, server_version
+from etl.extract.probe import choose_api, local_now, project_info, require_api, server_version
 from etl.load.engine import open_engine
 from etl.load.migrate import current_revision, head_revision
 from etl.pipeline.plan import CLOCK_TOLERANCE
@@ -66,6 +66,7 @@ def _project(config: Config, project: Project) -> Iterator[Check]:
         yield Check(name("keys"), True, f"project {info.name or info.id} ({info.id})")
         step = "api"
         api = choose_api(client, project.api, None, local_now(client))
+        require_api(client, api, local_now(client))
         yield Check(name("api"), True, f"{api} API")
     except EtlError as error:
         fix = {

@@ -55,6 +55,7 @@ class Connected:
             server_version=self.server_version,
             api=self.api,
             retention_days=self.info.retention_days,
+            entry=self.settings.name,
         )
 
     def _kept_from(self) -> datetime | None:
@@ -83,6 +84,7 @@ class Connected:
             environments=filters.get("environment"),
             kept_from=self._kept_from(),
             concurrency=config.http.concurrency,
+            observations_copied="observations" in self.settings.streams or self.api == "observations",
             backs_off=False,
             now=self.now,
         )
@@ -171,7 +173,7 @@ def _recorded_api(conn: Connection, project_id: str) -> Api | None:
 
 def _reader(api: Api, client: Client, project: Project) -> Reader:
     if api == "traces":
-        return TracesReader(client, project.filters)
+        return TracesReader(client, project.streams, project.filters)
     if project.filters:
         raise ConfigError(
             f"project {project.name}: this server has only the observations API, whose rows are single observations;"

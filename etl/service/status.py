@@ -31,7 +31,9 @@ def status_report(config: Config) -> dict[str, Any]:
         engine.dispose()
     database = {"url": config.database.safe_url, "revision": revision, "head": head_revision()}
     # Which Langfuse project an entry of the configuration belongs to is known once it was read.
-    return {"projects": projects or [_never_read(project.name) for project in config.projects], "database": database}
+    read = {project["name"] for project in projects}
+    waiting = [_never_read(project.name) for project in config.projects if project.name not in read]
+    return {"projects": [*projects, *waiting], "database": database}
 
 
 def _stored(engine: Engine) -> list[dict[str, Any]]:
@@ -39,7 +41,7 @@ def _stored(engine: Engine) -> list[dict[str, Any]]:
     with reading(engine) as conn:
         return [
             {
-                "name": project.name or project.id,
+                "name": project.entry or project.name or project.id,
                 "id": project.id,
                 "api": project.api,
                 "server_version": project.server_version,

@@ -86,6 +86,10 @@ TRACE_DOCUMENT = Shape("traces", _TRACE, ignored=frozenset({"observations", "sco
 # GET /traces with `fields=core,io`: metrics and id lists are placeholders, whatever they look like.
 TRACE = TRACE_DOCUMENT.without("totalCost", "latency")
 
+# Where observations are not copied, the API says what else they would have told: metrics, and the ids of children.
+TRACE_ALONE = replace(TRACE_DOCUMENT, ignored=frozenset())
+TRACE_WITHOUT_SCORES = replace(TRACE, ignored=TRACE.ignored - {"scores"})
+
 OBSERVATION = Shape(
     "observations",
     _ordered(

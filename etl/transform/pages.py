@@ -17,6 +17,8 @@ class Kind(Enum):
     """The endpoint an object came from, where that decides how it is stored."""
 
     TRACE = "trace"
+    TRACE_ALONE = "trace with its metrics and ids of its children"
+    TRACE_WITHOUT_SCORES = "trace with the ids of its scores"
     TRACE_CORE = "trace without contents"
     OBSERVATION = "observation"
     OBSERVATION_V2 = "observation of v2"
@@ -39,6 +41,8 @@ _NOT_IN_V2_CORE = (
 
 SHAPES = {
     Kind.TRACE: fields.TRACE,
+    Kind.TRACE_ALONE: fields.TRACE_ALONE,
+    Kind.TRACE_WITHOUT_SCORES: fields.TRACE_WITHOUT_SCORES,
     Kind.TRACE_CORE: fields.TRACE.without(*_CONTENTS, "metadata"),
     Kind.OBSERVATION: fields.OBSERVATION,
     Kind.OBSERVATION_V2: fields.OBSERVATION_V2,
@@ -89,6 +93,8 @@ def rows_of(
 # Which stored rows a complete read of such pages would have brought: per table, their `read_from`.
 BRINGS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     Kind.TRACE: {"traces": ("traces",)},
+    Kind.TRACE_ALONE: {"traces": ("traces",)},
+    Kind.TRACE_WITHOUT_SCORES: {"traces": ("traces",)},
     Kind.TRACE_CORE: {"traces": ("traces",)},
     Kind.OBSERVATION: {"observations": ("traces",)},
     Kind.OBSERVATION_V2: {"observations": ("observations",), "traces": ("trace_copy",)},

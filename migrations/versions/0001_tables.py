@@ -171,6 +171,7 @@ def upgrade() -> None:
         sa.Column("server_version", sa.Text),
         sa.Column("api", sa.Text),
         sa.Column("retention_days", sa.Integer),
+        sa.Column("entry", sa.Text, comment="what the configuration calls the project"),
         sa.PrimaryKeyConstraint("id", name="pk_projects"),
     )
     op.create_table(

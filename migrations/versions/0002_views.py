@@ -8,23 +8,26 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
-# The two dialects differ in how they print a day, subtract instants and round; everything else is one text. Costs have
-# 12 decimal places (`etl/transform/derive.py`), so rounding takes away only what adding doubles put in. Postgres adds
-# them as decimals: it makes a decimal of 15 digits of a double, which is a cost, but not always a sum of costs.
+# The two dialects differ in how they print a day and subtract instants; everything else is one text.
 DIALECTS = {
     "sqlite": {
         "day": "substr(o.start_time, 1, 10)",
-        "duration": "round((julianday(max(t.timestamp)) - julianday(min(t.timestamp))) * 86400.0, 3)",
-        "cost_of": "round(coalesce(sum(",
-        "as_cost": "), 0.0), 12)",
+        "duration": "round((julianday(max(t.timestamp)) - julianday(min(t.timestamp))) * 86400000.0) / 1000.0",
     },
     "postgresql": {
         "day": "to_char(o.start_time AT TIME ZONE 'UTC', 'YYYY-MM-DD')",
         "duration": "CAST(extract(epoch FROM max(t.timestamp) - min(t.timestamp)) AS double precision)",
-        "cost_of": "CAST(round(coalesce(sum(CAST(",
-        "as_cost": " AS numeric)), 0), 12) AS double precision)",
     },
 }
+
+
+def sum_of_costs(column: str) -> str:
+    """Costs have 12 decimal places (`etl/transform/derive.py`); as whole numbers they are added without error.
+
+    Up to 9,007 USD (2**53 units) the result is the double nearest to the sum, on every database; above, nearly so.
+    """
+    return f"coalesce(sum(round({column} * 1e12)), 0) / 1e12"
+
 
 OF_TRACE = "FROM observations o WHERE o.project_id = t.project_id AND o.trace_id = t.id AND o.deleted_at IS NULL"
 OF_SESSION = (
@@ -65,20 +68,20 @@ VIEWS = {
         FROM (
             SELECT t.project_id, t.session_id, min(t.timestamp) AS first_timestamp, max(t.timestamp) AS last_timestamp,
                 {{duration}} AS duration, count(*) AS traces, count(DISTINCT t.user_id) AS users,
-                {{cost_of}}t.total_cost{{as_cost}} AS total_cost
+                {sum_of_costs("t.total_cost")} AS total_cost
             FROM traces t
             WHERE t.deleted_at IS NULL AND t.session_id IS NOT NULL
             GROUP BY t.project_id, t.session_id
         ) s""",
-    "daily_usage": """
-        SELECT o.project_id, {day} AS day, o.model, count(*) AS calls,
+    "daily_usage": f"""
+        SELECT o.project_id, {{day}} AS day, o.model, count(*) AS calls,
             CAST(coalesce(sum(o.prompt_tokens), 0) AS bigint) AS input_tokens,
             CAST(coalesce(sum(o.completion_tokens), 0) AS bigint) AS output_tokens,
             CAST(coalesce(sum(o.total_tokens), 0) AS bigint) AS total_tokens,
-            {cost_of}o.calculated_total_cost{as_cost} AS total_cost
+            {sum_of_costs("o.calculated_total_cost")} AS total_cost
         FROM observations o
         WHERE o.deleted_at IS NULL AND o.model IS NOT NULL
-        GROUP BY o.project_id, {day}, o.model""",
+        GROUP BY o.project_id, {{day}}, o.model""",
     # Neighbouring windows that were read whole become one range; of the others those that later
     # reads did not make good: nothing covers the start, or the end of something that lies before the end.
     "sync_coverage": f"""

@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy import Engine
 from syncing import Row, rows, same_tables, sync
 
-from etl.demo import Dataset, MockLangfuse, generate
+from etl.demo import Dataset, Faults, MockLangfuse, generate
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
+from etl.transform.jsontext import loads
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
@@ -143,3 +144,39 @@ def test_when_too_many_rows_vanish_nothing_is_marked_and_the_run_says_so(engine:
         assert "failed" in {report.status for report in reports}
         assert any("verify --repair" in (report.error or "") for report in reports)
         assert {row["deleted_at"] for row in rows(engine, "traces")} == {None}
+
+
+def test_on_v4_a_deleted_trace_is_marked_with_all_that_was_derived(database: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data, api="v4") as server:
+        sync(database, server, now=NOW)
+        gone = newest_trace(data)["id"]
+        data.delete_trace(gone)
+        for minutes in range(25, 400, 25):
+            sync(database, server, now=NOW + timedelta(minutes=minutes))
+        assert by_id(database, "traces")[gone]["deleted_at"] is not None
+        live = {row["id"] for row in rows(database, "traces") if row["deleted_at"] is None}
+        assert {row["id"] for row in data.traces()} == live
+
+
+def test_traces_alone_come_with_the_metrics_and_ids_that_the_api_tells(database: Engine) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        assert sync(database, server, now=NOW, streams=("traces",)).status == "ok"
+        assert sync(database, server, now=NOW + timedelta(minutes=5), streams=("traces",)).total("rows_written") == 0
+    told = {row["id"]: (row["latency"], row["totalCost"]) for row in data.traces()}
+    assert told == {row["id"]: (row["latency"], row["total_cost"]) for row in rows(database, "traces")}
+
+
+def test_a_row_that_could_not_be_sent_is_asked_for_again_until_it_comes(database: Engine) -> None:
+    data = dataset()
+    trace = newest_trace(data)
+    faults = Faults(poison={trace["id"]})
+    with MockLangfuse(data, faults=faults) as server:
+        report = sync(database, server, now=NOW)
+        assert (report.status, by_id(database, "traces")[trace["id"]]["output"]) == ("failed", None)
+        assert sync(database, server, now=NOW + timedelta(minutes=25)).status == "failed"
+        faults.poison = frozenset()
+        assert sync(database, server, now=NOW + timedelta(minutes=200)).status == "ok"
+    row = by_id(database, "traces")[trace["id"]]
+    assert (loads(row["output"] or "null"), row["exact"]) == (trace["output"], None)
