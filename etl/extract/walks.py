@@ -102,7 +102,7 @@ class SeekWalk:
         """
         shorter = not self._stuck and self._horizon - self._cursor > 1
         if shorter:
-            self._segment_rows = max(self._largest, self._segment_rows // 2)
+            self._segment_rows = max(MAX_LIMIT, self._segment_rows // 2)
             self._set_horizon(self._cursor + (self._horizon - self._cursor) // 2)
         return self.shrink_limit() or shorter
 

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Column, Connection, Table, delete, exists, insert, select, tuple_, update
+from sqlalchemy import Column, Connection, Table, and_, delete, exists, insert, select, tuple_, update
 
-from etl.intervals import Window
+from etl.intervals import MILLISECOND, Window
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, observations, sessions, sync_absences, traces
 from etl.load.types import instant_text
 
@@ -19,6 +19,7 @@ CONFIRM_AFTER = timedelta(hours=1)
 # More at once is rather a filter, a retention rule or a broken answer than somebody's delete button.
 MOST_ROWS, MOST_SHARE = 10, 0.05
 _KEYS_PER_STATEMENT = 5_000
+_MOST_CONFIRMED_PER_RUN = 20
 
 
 class Absences(NamedTuple):
@@ -78,6 +79,31 @@ def settle_absences(
         ]  # fmt: skip
         conn.execute(insert(sync_absences), rows)
     return Absences(sorted(due), too_many=False)
+
+
+def absences_to_confirm(conn: Connection, project_id: str, stream: str, now: datetime) -> list[Window]:
+    """The milliseconds of stored rows that a complete read lacked long enough ago, newest first; few at a time.
+
+    No tier may come by there again: rows are read about twice per tier in their life.
+    """
+    table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
+    absent = sync_absences.c
+    same_trace = absent.trace_id == table.c.trace_id if stream == "observations" else absent.trace_id == ""
+    query = (
+        select(time)
+        .distinct()
+        .join(sync_absences, and_(absent.project_id == table.c.project_id, same_trace, absent.id == table.c.id))
+        .where(
+            table.c.project_id == project_id,
+            absent.stream == stream,
+            absent.noticed_at <= now - CONFIRM_AFTER,
+            table.c.deleted_at.is_(None),
+        )
+        .order_by(time.desc())
+        .limit(_MOST_CONFIRMED_PER_RUN)
+    )
+    starts = (datetime.fromisoformat(text) for text in conn.execute(query).scalars())
+    return [Window(start, start + MILLISECOND) for start in starts]
 
 
 def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:

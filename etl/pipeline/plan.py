@@ -9,7 +9,7 @@ from typing import NamedTuple
 from etl.errors import ClockError, ConfigError
 from etl.intervals import DAY, Window, intersect, merge, split_at_midnights, split_by, subtract, whole_ms
 
-LIVE, HISTORY = "live", "history"
+LIVE, HISTORY, ABSENCE = "live", "history", "absence"
 
 # A clock may be corrected by this much without anybody being asked.
 CLOCK_TOLERANCE = timedelta(minutes=5)
@@ -20,7 +20,8 @@ _ROWS_OF_ONE_REQUEST = 100
 
 
 class Due(NamedTuple):
-    """A window to read now. `tier` says why: `live`, `history`, or the span of a lookback tier, such as `6h`.
+    """A window to read now. `tier` says why: `live`, `history`, `absence` (rows were missing there), or the
+    span of a lookback tier, such as `6h`.
 
     `light`: all of it is stored already, so comparing what is cheap to read will do.
     """

@@ -10,11 +10,21 @@ from sqlalchemy import Connection, Engine
 
 from etl.errors import ApiError, ApiGoneError, AuthError
 from etl.extract.readers import Reader
-from etl.intervals import Window, intersect, merge
+from etl.intervals import Window, intersect, merge, subtract
 from etl.load import ledger
+from etl.load.deletions import absences_to_confirm
 from etl.load.engine import reading
 from etl.pipeline import tiers
-from etl.pipeline.plan import Due, cut_by_rows, due_windows, held_back, newest_readable, require_sane_clock, watermark
+from etl.pipeline.plan import (
+    ABSENCE,
+    Due,
+    cut_by_rows,
+    due_windows,
+    held_back,
+    newest_readable,
+    require_sane_clock,
+    watermark,
+)
 from etl.pipeline.scope import Scope
 from etl.values import format_duration
 
@@ -115,6 +125,7 @@ def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnigh
         source,
         edge=edge,
         held=held_back(failed, every=scope.every, now=scope.now),
+        absent=absences_to_confirm(conn, scope.project_id, source.name, scope.now) if scope.mark_deletions else (),
         midnight_bound=midnight_bound,
         rows_stored=lambda window: ledger.rows_stored(conn, scope.project_id, source.name, window),
     )
@@ -125,12 +136,13 @@ def due_in(
     *,
     edge: datetime,
     held: Sequence[Window],
+    absent: Sequence[Window],
     midnight_bound: bool,
     rows_stored: Callable[[Window], int],
 ) -> list[Due]:
     """What is due in one source: new, again, and missing windows, in the order to read them; pure.
 
-    Args: as `plan.due_windows`.
+    Args: as `plan.due_windows`, and `absent`: where rows were missing once, and are looked for a second time.
     """
     slices = tiers.next_slices(
         source.tiers,
@@ -138,11 +150,14 @@ def due_in(
         cost=rows_stored,
         budget=_REREAD_ROWS_PER_RUN,
     )
+    again = [Due(one.window, format_duration(one.span), light=True) for one in slices]
+    planned = [one.window for one in slices]
+    again += [Due(left, ABSENCE, light=True) for one in absent for left in subtract(one, planned)]
     return due_windows(
         origin=source.origin,
         edge=edge,
         coverage=source.coverage,
-        again=[Due(one.window, format_duration(one.span), light=True) for one in slices],
+        again=again,
         held=held,
         midnight_bound=midnight_bound,
         rows_stored=rows_stored,

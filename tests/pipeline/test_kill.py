@@ -153,7 +153,7 @@ def killed_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     engine.dispose()
 
 
-@pytest.mark.parametrize(("killed_database", "kills"), [("sqlite", 24), ("postgres", 6)], indirect=["killed_database"])
+@pytest.mark.parametrize(("killed_database", "kills"), [("sqlite", 20), ("postgres", 5)], indirect=["killed_database"])
 def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run(
     killed_database: tuple[Engine, str, str], kills: int, tmp_path: Path, undisturbed: dict[str, list[dict[str, Any]]]
 ) -> None:

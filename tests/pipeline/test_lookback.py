@@ -143,7 +143,9 @@ def test_when_too_many_rows_vanish_nothing_is_marked_and_the_run_says_so(engine:
         reports = [sync(engine, server, now=NOW + timedelta(minutes=m)) for m in range(25, 400, 25)]
         assert "failed" in {report.status for report in reports}
         assert any("verify --repair" in (report.error or "") for report in reports)
-        assert {row["deleted_at"] for row in rows(engine, "traces")} == {None}
+        # Ten rows of a window may be somebody's doing: those few that the smallest tier saw by themselves are marked.
+        marked = sum(row["deleted_at"] is not None for row in rows(engine, "traces"))
+        assert marked <= 10
 
 
 def test_on_v4_a_deleted_trace_is_marked_with_all_that_was_derived(database: Engine) -> None:
@@ -180,3 +182,18 @@ def test_a_row_that_could_not_be_sent_is_asked_for_again_until_it_comes(database
         assert sync(database, server, now=NOW + timedelta(minutes=200)).status == "ok"
     row = by_id(database, "traces")[trace["id"]]
     assert (loads(row["output"] or "null"), row["exact"]) == (trace["output"], None)
+
+
+def test_a_deletion_that_a_pass_noticed_is_confirmed_an_hour_later_even_where_no_tier_comes_by(
+    database: Engine,
+) -> None:
+    data = dataset()
+    with MockLangfuse(data) as server:
+        sync(database, server, now=NOW)
+        sync(database, server, now=NOW + timedelta(hours=23))
+        gone = newest_trace(data)["id"]
+        data.delete_trace(gone)
+        sync(database, server, now=NOW + timedelta(hours=47))
+        assert by_id(database, "traces")[gone]["deleted_at"] is None
+        sync(database, server, now=NOW + timedelta(hours=48, minutes=5))
+        assert by_id(database, "traces")[gone]["deleted_at"] is not None
