@@ -201,7 +201,7 @@ def _inside(part: Window, whole: Window) -> bool:
 
 
 @given(rows=windows)
-@settings(calm, max_examples=40)
+@settings(calm, max_examples=25)
 def test_the_coverage_view_agrees_with_a_count_of_every_minute(
     shared_pair: Pair, rows: list[tuple[int, int, str, str]]
 ) -> None:

@@ -55,7 +55,7 @@ def test_recorded_objects_are_the_same_in_both_databases_and_come_back(recorded_
 
 @pytest.mark.parametrize("name", STREAMS)
 @given(st.data())
-@settings(calm, max_examples=12)
+@settings(calm, max_examples=10)
 def test_hostile_objects_are_the_same_in_both_databases_and_come_back(
     shared_pair: Pair, name: str, data: st.DataObject
 ) -> None:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from database_looks import Pair, instant, scratch, stored
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_values import calm
 from recorded_rows import STREAMS, to_row
@@ -37,7 +37,7 @@ def test_a_moment_without_a_time_zone_is_refused(engine: Engine) -> None:
         assert conn.execute(select(sync_lease)).all() == []
 
 
-@calm
+@settings(calm, max_examples=30)
 @given(
     moment=st.datetimes(
         min_value=datetime(2, 1, 1),  # noqa: DTZ001

@@ -161,7 +161,7 @@ some_scores = st.lists(
 
 
 @given(traces=some_traces, observations=some_observations, scores=some_scores)
-@settings(calm, max_examples=40)
+@settings(calm, max_examples=25)
 def test_views_over_any_rows_say_what_python_computes_on_both_databases(
     shared_pair: Pair, traces: list[Item], observations: list[Item], scores: list[Item]
 ) -> None:
