@@ -207,7 +207,8 @@ def _render_contents(flat: dict[str, Any]) -> bool:
 def _unrender_contents(item: dict[str, Any]) -> None:
     for name in ("input", "output"):
         value = item.get(name)
-        if value is not None and not (isinstance(value, str) and _json(value) is None):
+        # An empty text would be no value at all, so one that is a value must have come as JSON.
+        if value == "" or (value is not None and not (isinstance(value, str) and _json(value) is None)):
             item[name] = dumps(value)
 
 

@@ -39,7 +39,8 @@ def corpus(name: str) -> list[Item]:
 
 def stored(items: list[Item], kind: Kind = Kind.OBSERVATION_V2) -> dict[str, list[Row]]:
     # What an answer as a whole knows of its values is only a shortcut.
-    return rows_of(kind, items, project_id=PROJECT, plain=False, contents=True)
+    light = kind is Kind.OBSERVATION_V2_CORE
+    return rows_of(kind, items, project_id=PROJECT, plain=False, contents=True, light=light)
 
 
 def one(**changes: Any) -> Item:
