@@ -143,12 +143,14 @@ class TracesReader:
             yield from self._read_list(self._lists[source], window)
             return
         while True:
-            endpoint = self._scores[0]
+            endpoint, begun = self._scores[0], False
             try:
-                pages = self._read_list(endpoint, window) if endpoint else read_scores_v3(self._client, window)
-                yield from pages
+                for page in self._read_list(endpoint, window) if endpoint else read_scores_v3(self._client, window):
+                    begun = True
+                    yield page
             except (ApiGoneError, NotFoundError):
-                if not self._do_without(endpoint):
+                # What has answered is there; and segments that are closed must not be closed once more.
+                if begun or not self._do_without(endpoint):
                     raise
             else:
                 return

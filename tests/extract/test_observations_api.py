@@ -213,7 +213,7 @@ def test_a_light_read_leaves_contents_out(recorded: MockLangfuse) -> None:
     full = rows_of(Kind.OBSERVATION_V2, list(corpus().values()), project_id="p", plain=False, contents=True)
     stored = {(row["trace_id"], row["id"]): row for row in full["observations"]}
     for page in pages:
-        rows = rows_of(page.kind, page.items, project_id="p", plain=page.plain, contents=True)
+        rows = rows_of(page.kind, page.items, project_id="p", plain=page.plain, contents=True, light=True)
         for row in rows["observations"]:
             seen = {name: value for name, value in row.items() if name != "content_hash"}
             assert seen == {name: stored[row["trace_id"], row["id"]][name] for name in seen}

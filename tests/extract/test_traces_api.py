@@ -223,6 +223,18 @@ def test_threads_that_find_out_together_settle_on_the_best_list_of_scores(
     assert ids(pages) == set(expected)
 
 
+def test_a_list_of_scores_that_has_answered_is_not_given_up_in_the_middle(reader_of: MakeReader) -> None:
+    dataset = one_day(250)
+    with MockLangfuse(dataset) as server:
+        reader = reader_of(server)
+        server.faults.add("status", path="/v3/scores", status=404, after=1)
+        with pytest.raises(ApiGoneError):
+            list(reader.read("scores", DAY))
+        pages = list(reader.read("scores", DAY))
+        assert {r.path for r in server.requests} == {"/api/public/v3/scores"}
+    assert {page.kind for page in pages} == {Kind.SCORE_V3}
+
+
 def test_a_server_without_any_list_of_scores_says_so(reader_of: MakeReader) -> None:
     with MockLangfuse(Dataset(), api="v4", version="3.50.0") as server, pytest.raises(ApiGoneError):
         list(reader_of(server).read("scores", DAY))

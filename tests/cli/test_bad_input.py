@@ -1,0 +1,266 @@
+"""What people and machines get wrong: one clear line, the right exit code, and nothing half-written."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import socket
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import Cli, Result, keys
+
+from etl.demo import Faults, MockLangfuse
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+from etl.service.lease import write_lease
+
+
+def assert_one_line(result: Result, code: int, *said: str) -> None:
+    """Exit code, one line on stderr with these words, nothing on stdout."""
+    assert result.code == code, result.err
+    assert result.out == ""
+    (line,) = result.err.splitlines()
+    assert line.startswith("error: ")
+    for words in said:
+        assert words in line
+
+
+def assert_one_document(result: Result, code: int, *said: str) -> None:
+    """Exit code, one JSON document on stdout that says the same."""
+    assert result.code == code, result.err
+    assert result.document["status"] == "failed"
+    text = result.out
+    for words in said:
+        assert words in text
+
+
+def fingerprint(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
+
+
+# Langfuse
+
+
+def test_a_wrong_key_names_its_variables_and_where_to_make_one(cli: Cli, server: MockLangfuse) -> None:
+    cli.environ |= keys(server.base_url, secret="sk-lf-wrong-1234")
+    said = ("LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY", "Settings > API Keys")
+    assert_one_line(cli("sync"), 4, *said)
+    assert_one_document(cli("sync", "--json"), 4, *said)
+    result = cli("check", "--json")
+    assert result.code == 4
+    (failed,) = [one for one in result.document["checks"] if not one["ok"]]
+    assert failed["name"] == "default: keys"
+    assert "wrong-1234" not in result.out
+
+
+def closed_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def test_a_server_that_is_not_there_is_said(bare_cli: Cli) -> None:
+    bare_cli.environ |= keys(f"http://127.0.0.1:{closed_port()}")
+    assert_one_line(bare_cli("sync"), 1, "refuses connections", "LANGFUSE_BASE_URL")
+    assert_one_document(bare_cli("sync", "--json"), 1, "refuses connections")
+
+
+def test_a_host_that_nobody_knows_is_said(bare_cli: Cli) -> None:
+    bare_cli.environ |= keys("https://langfuse.invalid")
+    assert_one_line(bare_cli("sync"), 1, "langfuse.invalid", "LANGFUSE_BASE_URL")
+
+
+def test_an_address_that_is_not_langfuse_is_said(cli: Cli, server: MockLangfuse) -> None:
+    server.faults.add("html", times=None)
+    assert_one_line(cli("sync"), 1, "LANGFUSE_BASE_URL")
+    result = cli("check", "--json")
+    assert result.code == 1
+    (failed,) = [one for one in result.document["checks"] if not one["ok"]]
+    assert failed["name"] == "default: server"
+    assert "LANGFUSE_BASE_URL" in failed["fix"]
+
+
+def test_a_path_that_is_not_langfuse_is_said(cli: Cli, server: MockLangfuse) -> None:
+    cli.environ["LANGFUSE_BASE_URL"] = f"{server.base_url}/somewhere/else"
+    assert_one_line(cli("sync"), 1, "LANGFUSE_BASE_URL")
+
+
+def test_a_refresh_that_fails_in_the_middle_writes_nothing(bare_cli: Cli) -> None:
+    faults = Faults()
+    faults.add("status", path="/observations", status=400, times=None, after=2)
+    with MockLangfuse(faults=faults) as server:
+        bare_cli.environ |= keys(server.base_url)
+        assert_one_line(bare_cli("export", "test_cases_alpha_20250806185514", "--refresh"), 1, "400")
+    connection = sqlite3.connect(bare_cli.database)
+    tables = ("projects", "traces", "observations", "scores", "sessions", "sync_windows", "sync_state")
+    counts = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+    connection.close()
+    assert counts == dict.fromkeys(tables, 0)
+    assert not (bare_cli.folder / "result").exists()
+
+
+# Settings
+
+
+def test_nothing_configured_says_how_to_and_mentions_the_demo(bare_cli: Cli) -> None:
+    for command in ("sync", "check"):
+        result = bare_cli(command)
+        assert result.code == 3
+        assert "LANGFUSE_BASE_URL, LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY" in result.err + result.out
+        assert "langfuse-etl demo" in result.err + result.out
+    assert fingerprint(bare_cli.folder) == {}
+
+
+def test_a_malformed_settings_file_is_said_with_its_line(cli: Cli) -> None:
+    (cli.folder / "config.yaml").write_text("sync:\n  every: 5m\n every: 6m\n")
+    assert_one_line(cli("sync"), 3, "config.yaml, line 3")
+    assert_one_document(cli("sync", "--json"), 3, "config.yaml")
+    assert not cli.database.exists()
+
+
+def test_an_unknown_setting_is_said_with_the_one_that_is_meant(cli: Cli) -> None:
+    (cli.folder / "config.yaml").write_text("sync: {evry: 5m}\n")
+    assert_one_line(cli("sync"), 3, "sync.evry", "sync.every")
+    assert not cli.database.exists()
+
+
+def test_all_mistakes_are_said_at_once_one_in_a_line(cli: Cli) -> None:
+    (cli.folder / "config.yaml").write_text("sync: {every: 5}\nhttp: {concurrency: 0}\nnonsense: 1\n")
+    result = cli("sync")
+    assert (result.code, result.out) == (3, "")
+    lines = result.err.splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("error: ") for line in lines)
+
+
+def test_a_settings_file_that_is_not_there_is_said(cli: Cli) -> None:
+    assert_one_line(cli("--config", "missing.yaml", "sync"), 3, "missing.yaml")
+
+
+# The database
+
+
+def broken(cli: Cli, statement: str) -> None:
+    connection = sqlite3.connect(cli.database)
+    connection.executescript(statement)
+    connection.close()
+
+
+COMMANDS = [["sync"], ["status"], ["export", "s"], ["db", "upgrade"], ["db", "current"]]
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_database_from_a_newer_version_is_left_alone(cli: Cli, words: list[str]) -> None:
+    cli("db", "upgrade")
+    broken(cli, "UPDATE langfuse_etl_version SET version_num = '9999'")
+    before = fingerprint(cli.folder)
+    assert_one_line(cli(*words), 3, "9999", "newer version")
+    assert fingerprint(cli.folder) == before
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_database_of_another_application_is_left_alone(cli: Cli, words: list[str]) -> None:
+    broken(cli, "CREATE TABLE traces (id TEXT); CREATE TABLE users (id TEXT);")
+    before = fingerprint(cli.folder)
+    assert_one_line(cli(*words), 3, "traces", "LANGFUSE_ETL_DATABASE_URL")
+    assert fingerprint(cli.folder) == before
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_a_file_that_is_no_database_is_left_alone(cli: Cli, words: list[str]) -> None:
+    cli.database.write_text("These are my notes. They are not a database, whatever their name says.\n" * 50)
+    before = fingerprint(cli.folder)
+    assert_one_line(cli(*words), 1, "not a database")
+    assert fingerprint(cli.folder) == before
+
+
+def test_a_folder_that_does_not_exist_is_said(cli: Cli) -> None:
+    cli.environ["LANGFUSE_ETL_DATABASE_URL"] = "sqlite:///no/such/folder/langfuse.db"
+    assert_one_line(cli("sync"), 1, "folder")
+
+
+def test_a_postgres_that_is_not_there_is_said_without_its_password(cli: Cli) -> None:
+    cli.environ["LANGFUSE_ETL_DATABASE_URL"] = f"postgresql://etl:hunter22@127.0.0.1:{closed_port()}/db"
+    result = cli("sync")
+    assert_one_line(result, 1, "is the server running")
+    assert "hunter22" not in result.err
+
+
+# Root may write everywhere; without these two capabilities it is as bound by the modes of files as anybody.
+_OBEY_MODES = """
+import ctypes
+for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+    ctypes.CDLL(None).prctl(24, capability)  # PR_CAPBSET_DROP; does nothing for others than root
+"""
+
+
+@pytest.fixture
+def read_only(cli: Cli) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        path.chmod(0o444 if path.is_file() else 0o555)
+
+    return make
+
+
+def test_a_read_only_file_is_said_and_stays_as_it_was(cli: Cli, read_only: Callable[[Path], None]) -> None:
+    cli("sync", "--stream", "sessions")
+    read_only(cli.database)
+    before = cli.database.read_bytes()
+    assert_one_line(cli.process("sync", before=_OBEY_MODES), 1, "read", "LANGFUSE_ETL_DATABASE_URL")
+    assert cli.database.read_bytes() == before
+    assert cli.process("status", "--json", before=_OBEY_MODES).document["projects"][0]["id"] == "proj-shop"
+
+
+def test_a_read_only_folder_is_said(cli: Cli, read_only: Callable[[Path], None]) -> None:
+    folder = cli.folder / "closed"
+    folder.mkdir()
+    cli.environ["LANGFUSE_ETL_DATABASE_URL"] = f"sqlite:///{folder / 'langfuse.db'}"
+    read_only(folder)
+    assert_one_line(cli.process("sync", before=_OBEY_MODES), 1, "may you write there")
+    assert list(folder.iterdir()) == []
+    folder.chmod(0o755)
+
+
+def test_a_full_disk_is_said_and_what_was_stored_is_whole(cli: Cli) -> None:
+    cli("sync", "--stream", "sessions")
+    size = cli.database.stat().st_size
+    limit = f"import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, ({size + 60_000},) * 2)"
+    result = cli.process("sync", before=limit)
+    assert_one_line(result, 1, "is the disk full")
+    connection = sqlite3.connect(cli.database)
+    assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    for table, stored in connection.execute("SELECT stream, sum(stored) FROM sync_windows GROUP BY 1").fetchall():
+        assert stored <= connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    connection.close()
+    report = cli("sync", "--json").document
+    assert report["status"] == "ok"
+
+
+def test_a_full_disk_leaves_no_half_made_database(cli: Cli) -> None:
+    limit = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2)"
+    assert_one_line(cli.process("sync", before=limit), 1, "is the disk full")
+    assert cli("db", "current", "--json").document["revision"] is None
+    assert cli("sync", "--json").document["status"] == "ok"
+
+
+@pytest.mark.parametrize("words", [["sync"], ["export", "s", "--refresh"]], ids=" ".join)
+def test_a_database_that_another_process_writes_to_is_left_to_it(cli: Cli, words: list[str]) -> None:
+    engine = open_engine(f"sqlite:///{cli.database}", "public")
+    upgrade(engine)
+    with write_lease(engine) as owner:
+        assert_one_line(cli(*words), 1, f"process {owner.pid} on {owner.host}", "since")
+        assert_one_document(cli(*words, "--json"), 1, f"process {owner.pid}")
+        assert cli("status", "--json").code == 0
+    engine.dispose()
+    assert cli("sync").code == 0
+
+
+def test_a_database_that_is_deleted_is_made_again(cli: Cli) -> None:
+    cli("sync", "--stream", "sessions")
+    shutil.rmtree(cli.folder / "result", ignore_errors=True)
+    for path in cli.folder.glob("langfuse.db*"):
+        path.unlink()
+    assert cli("sync", "--json").document["status"] == "ok"
