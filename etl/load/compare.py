@@ -6,21 +6,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import Connection
 
 from etl.intervals import Window
+from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
 from etl.load.upsert import is_same, version
 from etl.transform.jsontext import loads
 from etl.transform.pages import CONTENTS_MISSING
 from etl.transform.rows import Row
 
-Key = tuple[str, ...]
-
 _MILLISECOND = timedelta(milliseconds=1)
 # Of these a row read lightly knows nothing, or only what its light reading left of them.
 _NOT_COMPARED = frozenset({"content_hash", "read_from", "extra", "exact"})
-_KEYS_PER_SELECT = 5_000
 
 
 def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
@@ -63,22 +61,19 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     light = "input" in table.c and "input" not in names
     if not light:
         names += ["extra", "exact"]
-    compared = [table.c.read_from, table.c.exact, *(table.c[name] for name in names)]
+    compared = [table.c.deleted_at, table.c.read_from, table.c.exact, *(table.c[name] for name in names)]
     missing, changed = set(read), set()
-    ordered = list(read)
-    for start in range(0, len(ordered), _KEYS_PER_SELECT):
-        query = select(*keys, *compared).where(
-            table.c.project_id == rows[0]["project_id"],
-            tuple_(*keys).in_(ordered[start : start + _KEYS_PER_SELECT]),
-            table.c.deleted_at.is_(None),
-        )
-        for stored in conn.execute(query):
-            key, (read_from, exact, *values) = tuple(stored[: len(keys)]), stored[len(keys) :]
-            missing.discard(key)
-            row, known = read[key], dict(zip(names, values, strict=True))
-            same = all(is_same(table, name, row[name], known[name]) for name in names)
-            if light and exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ())):
-                same = False
-            if not same and read_from == row["read_from"] and version(table, row) >= version(table, known):
-                changed.add(key)
+    project = rows[0]["project_id"]
+    for (_, *parts), stored in rows_by_key(conn, table, [(project, *key) for key in read], compared):
+        deleted_at, read_from, exact, *values = stored
+        if deleted_at is not None:
+            continue
+        key = tuple(parts)
+        missing.discard(key)
+        row, known = read[key], dict(zip(names, values, strict=True))
+        same = all(is_same(table, name, row[name], known[name]) for name in names)
+        if light and exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ())):
+            same = False
+        if not same and read_from == row["read_from"] and version(table, row) >= version(table, known):
+            changed.add(key)
     return Differences(missing, changed)

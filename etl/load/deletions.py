@@ -9,10 +9,9 @@ from typing import NamedTuple
 from sqlalchemy import Column, Connection, Table, and_, delete, exists, insert, select, tuple_, update
 
 from etl.intervals import MILLISECOND, Window
+from etl.load.keys import Key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, observations, sessions, sync_absences, traces
 from etl.load.types import instant_text
-
-Key = tuple[str, ...]
 
 # Deletion shows in Langfuse after seconds, but a replica or a backlog may hide rows for a while.
 CONFIRM_AFTER = timedelta(hours=1)

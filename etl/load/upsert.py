@@ -6,16 +6,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES
 from etl.load.types import JsonText
 from etl.transform.documents import canonical
 from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, merged_exact
-
-Key = tuple[str, ...]
 
 # A greater version replaces a smaller one. One trace id can have a row on each of several dates
 # (Langfuse deduplicates by date and id); the time makes the choice between them the same in every order.
@@ -28,8 +27,6 @@ _VERSION_COLUMNS = {
 # Rows of these tables that were read from observations were put together from them: there is no such answer.
 _DERIVABLE = ("traces", "sessions")
 _CONTENTS = ("input", "output", "metadata")
-# SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32); keys have up to 3 parts.
-_KEYS_PER_SELECT = 5_000
 
 
 class Written(NamedTuple):
@@ -131,19 +128,13 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
 
 
 def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:
-    key_columns = list(table.primary_key)
     state = [table.c.content_hash, table.c.read_from, table.c.deleted_at.is_not(None), table.c.extra, table.c.exact]
-    version = [table.c[name] for name in _VERSION_COLUMNS[table.name]]
+    versions = [table.c[name] for name in _VERSION_COLUMNS[table.name]]
     found: dict[Key, _Stored] = {}
-    for start in range(0, len(keys), _KEYS_PER_SELECT):
-        chunk = keys[start : start + _KEYS_PER_SELECT]
-        query = select(*key_columns, *state, *version).where(tuple_(*key_columns).in_(chunk))
-        for row in conn.execute(query):
-            key, known = tuple(row[: len(key_columns)]), row[len(key_columns) :]
-            content_hash, read_from, deleted, extra, exact, *version_parts = known
-            found[key] = _Stored(
-                content_hash, read_from, deleted, extra, exact, tuple(part or "" for part in version_parts)
-            )
+    for key, (content_hash, read_from, deleted, extra, exact, *parts) in rows_by_key(
+        conn, table, keys, [*state, *versions]
+    ):
+        found[key] = _Stored(content_hash, read_from, deleted, extra, exact, tuple(part or "" for part in parts))
     return found
 
 
@@ -160,17 +151,12 @@ def _showing_nothing_new(
     if not known:
         return []
     names = [name for name in rows[known[0]] if name not in ("content_hash", "read_from", "extra", "exact")]
-    key_columns = list(table.primary_key)
     same: list[Key] = []
-    for start in range(0, len(known), _KEYS_PER_SELECT):
-        chunk = known[start : start + _KEYS_PER_SELECT]
-        query = select(*key_columns, *(table.c[name] for name in names)).where(tuple_(*key_columns).in_(chunk))
-        for found in conn.execute(query):
-            key, values = tuple(found[: len(key_columns)]), found[len(key_columns) :]
-            row = _with_rest(table, rows[key], stored[key])
-            same_values = all(is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
-            if same_values and all(is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
-                same.append(key)
+    for key, values in rows_by_key(conn, table, known, [table.c[name] for name in names]):
+        row = _with_rest(table, rows[key], stored[key])
+        same_values = all(is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
+        if same_values and all(is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
+            same.append(key)
     return same
 
 

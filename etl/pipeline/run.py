@@ -22,9 +22,10 @@ from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequ
 from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, subtract
 from etl.load import lease, ledger
-from etl.load.compare import Key, differing_stretch, keys_and_times
+from etl.load.compare import differing_stretch, keys_and_times
 from etl.load.deletions import settle_absences
 from etl.load.engine import reading, writing
+from etl.load.keys import Key
 from etl.load.selection import of_stored_traces, stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline.plan import Due

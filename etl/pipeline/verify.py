@@ -11,9 +11,10 @@ from etl.errors import ApiError, AuthError
 from etl.extract.readers import Page, Reader
 from etl.intervals import Window, intersect
 from etl.load import ledger
-from etl.load.compare import Key, differences, keys_and_times
+from etl.load.compare import differences, keys_and_times
 from etl.load.deletions import stored_keys
 from etl.load.engine import reading
+from etl.load.keys import Key
 from etl.load.selection import of_stored_traces
 from etl.load.types import instant_text
 from etl.pipeline.plan import Due, cut_by_rows

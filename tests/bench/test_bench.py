@@ -1,0 +1,22 @@
+"""The benchmark itself runs, and compares like with like."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+
+
+def test_floor_and_sync_store_the_same_rows_and_every_ratio_is_told(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.bench", "--traces", "200", "--rounds", "1", "--database", "sqlite"]
+    done = subprocess.run([*command, "--json", figures], cwd=_ROOT, capture_output=True, text=True, check=True)
+
+    result = json.loads(figures.read_text())["databases"]["sqlite"]
+    assert result["rows"]["floor"] == result["rows"]["first_sync"]
+    assert result["rows"]["floor"]["traces"] == 200
+    assert result["rows_written_by_read_again"] == 0
+    assert all(ratio["wall"] > 0 and ratio["cpu"] > 0 for ratio in result["ratios"].values())
+    assert set(result["ratios"]) == {"first_sync / floor", "read_again / parse", "floor / download"}
+    assert "practical floor" in done.stdout
