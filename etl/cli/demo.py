@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import threading
 from datetime import UTC, datetime, timedelta
@@ -118,6 +119,9 @@ def serve(
     )
     sys.stdout.flush()
     say("serving until interrupted (Ctrl-C)")
+    # A shell that starts it in the background has SIGINT ignored; asked to stop, it stops all the same.
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, signal.default_int_handler)
     server.serve_forever()
 
 
