@@ -23,6 +23,7 @@ from etl.cli.context import (
     settings,
     stop_on_signals,
     upgraded_engine,
+    writable,
 )
 from etl.cli.demo import demo
 from etl.cli.export import export_command
@@ -32,7 +33,6 @@ from etl.errors import EtlError, ShutdownRequested
 from etl.load.migrate import current_revision, head_revision
 from etl.logs import configure_logging, redact
 from etl.service.check import run_checks
-from etl.service.lease import write_lease
 from etl.service.status import status_report
 from etl.service.sync import choose_projects, sync_projects
 from etl.settings import STREAMS
@@ -156,9 +156,8 @@ def sync_command(
         raise typer.BadParameter(f"unknown stream {', '.join(unknown)}; allowed: {', '.join(STREAMS)}")
     config = settings()
     chosen = choose_projects(config, project or [])
-    engine = upgraded_engine(config)
     stop = threading.Event()
-    with stop_on_signals(stop), write_lease(engine) as owner, sync_progress(not as_json) as on_progress:
+    with stop_on_signals(stop), writable(config) as (engine, owner), sync_progress(not as_json) as on_progress:
         reports = sync_projects(
             config, engine, owner, projects=chosen, streams=stream or [], trigger="sync", stop=stop,
             on_progress=on_progress,

@@ -15,8 +15,10 @@ from sqlalchemy import Engine
 from etl.cli.output import say
 from etl.config import Config, load_config
 from etl.load.engine import open_engine
-from etl.load.migrate import head_revision, upgrade
+from etl.load.lease import Owner
+from etl.load.migrate import current_revision, head_revision
 from etl.pipeline.report import RunReport
+from etl.service.lease import write_lease
 
 json_option = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
@@ -55,12 +57,25 @@ def upgraded_engine(config: Config) -> Engine:
 
     Raises:
         DatabaseRefusedError: It is not ours, or newer than this version.
+        LeaseHeldError: It needs an upgrade, and another process writes to it.
     """
     engine = engine_of(config)
-    copy = upgrade(engine)
-    if copy is not None:
-        say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
+    if current_revision(engine) != head_revision():
+        with write_lease(engine, on_copy=_say_copy):
+            pass  # taking it upgrades
     return engine
+
+
+@contextmanager
+def writable(config: Config) -> Iterator[tuple[Engine, Owner]]:
+    """The database of the settings, upgraded, and the lease on it for as long as the block runs; see `write_lease`."""
+    engine = engine_of(config)
+    with write_lease(engine, on_copy=_say_copy) as owner:
+        yield engine, owner
+
+
+def _say_copy(copy: Path) -> None:
+    say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
 
 
 def exit_with(reports: Sequence[RunReport]) -> None:

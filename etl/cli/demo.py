@@ -22,7 +22,6 @@ from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate, lo
 from etl.errors import ConfigError
 from etl.export import Options, Selection, export_sessions
 from etl.load.engine import reading
-from etl.load.migrate import upgrade
 from etl.service.lease import write_lease
 from etl.service.sync import sync_projects
 
@@ -67,7 +66,6 @@ def run_demo(
         say(f"1. A mock Langfuse ({api}) answers at {server.base_url}, with 1,200 recorded traces.")
         config = _config(server.base_url, directory)
         engine = engine_of(config)
-        upgrade(engine)
         say(f"2. Syncing it into {directory / 'langfuse.db'}")
         with write_lease(engine) as owner, sync_progress(True) as on_progress:
             reports = sync_projects(

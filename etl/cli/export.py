@@ -10,14 +10,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from etl.cli.context import engine_of, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.context import engine_of, json_option, settings, stop_on_signals, writable
 from etl.cli.output import print_json, print_table, progress_bar, say
 from etl.cli.ranges import time_option
 from etl.config import Config
 from etl.errors import ExportError
 from etl.export import ExportedSession, Options, Selection, export_sessions, verify_directory, write_stream
 from etl.load.migrate import require_current
-from etl.service.lease import write_lease
 from etl.service.refresh import refresh_sessions
 
 _Choice = TypeVar("_Choice", bound=str)
@@ -100,8 +99,7 @@ def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> 
     if not sessions:
         raise typer.BadParameter("--refresh needs the ids of the sessions to read")
     stop = threading.Event()
-    engine = upgraded_engine(config)
-    with stop_on_signals(stop), write_lease(engine) as owner:
+    with stop_on_signals(stop), writable(config) as (engine, owner):
         count = refresh_sessions(config, engine, owner, sessions=sessions, project=project, stop=stop)
     say(f"read {count} objects from Langfuse")
 

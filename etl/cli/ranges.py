@@ -10,13 +10,12 @@ from typing import Annotated
 import typer
 
 from etl.cli import views
-from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, upgraded_engine
+from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, upgraded_engine, writable
 from etl.cli.output import print_json, print_table, say, say_error, sync_progress
 from etl.load.migrate import require_current
 from etl.pipeline.backfill import Estimate
 from etl.pipeline.report import RunReport
 from etl.service.backfill import backfill_projects, plan_backfill
-from etl.service.lease import write_lease
 from etl.service.sync import choose_projects
 from etl.service.verify import verify_projects
 from etl.values import parse_time
@@ -42,14 +41,14 @@ def backfill(
     start, end = time_option("--from", since), None if until is None else time_option("--to", until)
     config = settings()
     chosen = choose_projects(config, project or [])
-    engine = upgraded_engine(config)
     if only_plan:
+        engine = upgraded_engine(config)
         reports, estimates = plan_backfill(config, engine, projects=chosen, start=start, end=end)
         _print_plan(reports, estimates, as_json)
         exit_with(reports)
         return
     stop = threading.Event()
-    with stop_on_signals(stop), write_lease(engine) as owner, sync_progress(not as_json) as on_progress:
+    with stop_on_signals(stop), writable(config) as (engine, owner), sync_progress(not as_json) as on_progress:
         reports = backfill_projects(
             config, engine, owner, projects=chosen, start=start, end=end, stop=stop, on_progress=on_progress
         )
@@ -77,8 +76,7 @@ def verify(
     chosen = choose_projects(config, project or [])
     stop = threading.Event()
     if repair:
-        engine = upgraded_engine(config)
-        with stop_on_signals(stop), write_lease(engine) as owner:
+        with stop_on_signals(stop), writable(config) as (engine, owner):
             found, reports = verify_projects(
                 config, engine, owner, projects=chosen, start=start, end=end, full=full, stop=stop
             )

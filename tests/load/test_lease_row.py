@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -25,15 +28,42 @@ from etl.load.upsert import upsert
 HERE = socket.gethostname()
 
 
-def somebody(host: str = HERE, pid: int | None = None) -> Owner:
-    """Another owner; on this host it is a process that lives."""
-    return Owner(token=os.urandom(4).hex(), host=host, pid=os.getppid() if pid is None else pid)
+_ASK = "from etl.load import lease; print(*lease.this_process(), flush=True); input()"
 
 
-def dead_process() -> int:
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
+@contextlib.contextmanager
+def process_of_its_own() -> Iterator[Owner]:
+    """An owner in another process of this host, which lives until the block ends."""
+    with subprocess.Popen([sys.executable, "-c", _ASK], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stdin
+        token, host, pid = process.stdout.readline().decode().split()
+        yield Owner(token, host, int(pid))
+        process.stdin.write(b"\n")
+
+
+@functools.cache
+def dead() -> Owner:
+    with process_of_its_own() as owner:
+        pass
+    return owner
+
+
+@pytest.fixture(scope="module")
+def neighbour() -> Iterator[Owner]:
+    """A process of this host that lives."""
+    with process_of_its_own() as owner:
+        yield owner
+
+
+def somebody(host: str = "elsewhere") -> Owner:
+    """Another owner, of another host."""
+    return Owner(token=os.urandom(4).hex(), host=host, pid=4)
+
+
+def identity(owner: Owner) -> list[str]:
+    """The token itself, the place and the start of its process."""
+    return owner.token.split(":")
 
 
 def acquire(engine: Engine, owner: Owner) -> None:
@@ -53,8 +83,8 @@ def holder(engine: Engine) -> Any:
         return conn.execute(select(sync_lease.c.owner)).scalar()
 
 
-def test_a_second_process_is_told_who_writes_and_since_when(engine: Engine) -> None:
-    first = somebody()
+def test_a_second_process_is_told_who_writes_and_since_when(engine: Engine, neighbour: Owner) -> None:
+    first = neighbour
     acquire(engine, first)
     with reading(engine) as conn:
         since = conn.execute(select(sync_lease.c.acquired_at)).scalar_one()
@@ -85,23 +115,67 @@ def test_the_holder_may_take_it_again_and_give_it_back(engine: Engine) -> None:
 
 
 def test_a_dead_process_of_this_host_frees_it_at_once(engine: Engine) -> None:
-    acquire(engine, somebody(pid=dead_process()))
+    acquire(engine, dead())
     me = lease.this_process()
     acquire(engine, me)
 
     assert holder(engine) == me.token
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells where a process is and when it started")
+@pytest.mark.parametrize("pid", ["its own", "mine", "a living one"])
+def test_a_process_number_that_was_given_to_another_process_does_not_keep_it(
+    engine: Engine, neighbour: Owner, pid: str
+) -> None:
+    """As in a container that is started again: same host name, same number, another process."""
+    gone = dead()._replace(pid={"its own": dead().pid, "mine": os.getpid(), "a living one": neighbour.pid}[pid])
+    acquire(engine, gone)
+    me = lease.this_process()
+    acquire(engine, me)
+
+    assert holder(engine) == me.token
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has namespaces of process ids")
+def test_a_container_with_the_same_host_name_is_not_judged_by_its_process_number(engine: Engine) -> None:
+    token, place, started = identity(dead())
+    boot, _, namespace = place.partition("/")
+    acquire(engine, dead()._replace(token=f"{token}:{boot}/{int(namespace) + 1}:{started}"))
+
+    with pytest.raises(LeaseHeldError):
+        acquire(engine, lease.this_process())
+    grow_old(engine, timedelta(seconds=21))
+    acquire(engine, lease.this_process())
+
+
+def test_another_holder_in_this_very_process_is_alive(engine: Engine) -> None:
+    acquire(engine, lease.this_process())
+
+    with pytest.raises(LeaseHeldError):
+        acquire(engine, lease.this_process())
+
+
 def test_a_dead_looking_process_of_another_host_holds_it(engine: Engine) -> None:
-    acquire(engine, somebody("elsewhere", dead_process()))
+    acquire(engine, dead()._replace(host="elsewhere"))
 
     with pytest.raises(LeaseHeldError, match="elsewhere"):
         acquire(engine, lease.this_process())
 
 
-@pytest.mark.parametrize("host", [HERE, "elsewhere"])
-def test_a_process_that_is_silent_for_20_seconds_loses_it_and_no_sooner(engine: Engine, host: str) -> None:
-    silent, me = somebody(host), lease.this_process()
+def test_a_heartbeat_from_before_the_clock_was_set_back_an_hour_holds_nothing(engine: Engine) -> None:
+    acquire(engine, somebody())
+    grow_old(engine, timedelta(hours=-1))
+    me = lease.this_process()
+    acquire(engine, me)
+
+    assert holder(engine) == me.token
+
+
+@pytest.mark.parametrize("where", ["here", "elsewhere"])
+def test_a_process_that_is_silent_for_20_seconds_loses_it_and_no_sooner(
+    engine: Engine, neighbour: Owner, where: str
+) -> None:
+    silent, me = neighbour if where == "here" else somebody(), lease.this_process()
     acquire(engine, silent)
 
     grow_old(engine, timedelta(seconds=15))
@@ -113,7 +187,7 @@ def test_a_process_that_is_silent_for_20_seconds_loses_it_and_no_sooner(engine: 
 
 
 def test_a_heartbeat_keeps_it(engine: Engine) -> None:
-    alive = somebody("elsewhere")
+    alive = somebody()
     acquire(engine, alive)
     grow_old(engine, timedelta(seconds=19))
     with writing(engine) as conn:
@@ -152,7 +226,7 @@ def test_renewing_what_was_never_taken_is_refused(engine: Engine) -> None:
 @pytest.mark.parametrize("before", ["nobody", "a dead process"])
 def test_of_two_that_ask_at_the_same_moment_exactly_one_gets_it(engine: Engine, before: str) -> None:
     if before == "a dead process":
-        acquire(engine, somebody(pid=dead_process()))
+        acquire(engine, dead())
     if engine.dialect.name == "postgresql" and before == "nobody":
         # Both have looked and found nobody before either of them writes. (SQLite lets only one so far.)
         both_looked = threading.Barrier(2)
