@@ -7,6 +7,8 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, PrimaryKeyC
 from etl.load.types import COLUMN_TYPES, Instant, JsonText
 from etl.transform.fields import OBSERVATION, OBSERVATION_V2_ONLY, SCORE_LEGACY, SESSION, TRACE_DOCUMENT, Field
 
+# What a light reading leaves out; metadata first, because people ask for it most.
+CONTENTS = ("metadata", "input", "output")
 # Alembic's own table; whoever has it is ours.
 VERSION_TABLE = "langfuse_etl_version"
 
@@ -21,11 +23,15 @@ metadata = MetaData(
 
 
 def _rows(name: str, fields: tuple[Field, ...], key: tuple[str, ...], *indexes: tuple[str, ...]) -> Table:
-    """A table of API rows: the API's fields, then what we know about each row."""
+    """A table of API rows: the API's fields, what we know about each row, then the contents.
+
+    Contents may be megabytes. SQLite walks through all of a row that stands before the column it wants.
+    """
+    columns = [Column(f.column, COLUMN_TYPES[f.kind](), nullable=f.column not in key) for f in fields]
     return Table(
         name,
         metadata,
-        *(Column(f.column, COLUMN_TYPES[f.kind](), nullable=f.column not in key) for f in fields),
+        *(column for column in columns if column.name not in CONTENTS),
         Column("extra", JsonText()),
         Column("exact", JsonText()),
         Column("content_hash", Text, nullable=False),
@@ -33,6 +39,7 @@ def _rows(name: str, fields: tuple[Field, ...], key: tuple[str, ...], *indexes: 
         Column("first_seen_at", Instant(), nullable=False),
         Column("changed_at", Instant(), nullable=False),
         Column("deleted_at", Instant()),
+        *sorted((column for column in columns if column.name in CONTENTS), key=lambda c: CONTENTS.index(c.name)),
         PrimaryKeyConstraint(*key),
         *(Index(None, *columns) for columns in (*indexes, ("changed_at",))),
     )

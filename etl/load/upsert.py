@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from etl.load.keys import Key, rows_by_key
-from etl.load.tables import ROW_TABLES
+from etl.load.tables import CONTENTS, ROW_TABLES
 from etl.load.types import JsonText
 from etl.transform.documents import canonical
 from etl.transform.jsontext import dumps, loads
@@ -26,7 +26,6 @@ _VERSION_COLUMNS = {
 }
 # Rows of these tables that were read from observations were put together from them: there is no such answer.
 _DERIVABLE = ("traces", "sessions")
-_CONTENTS = ("input", "output", "metadata")
 
 
 class Written(NamedTuple):
@@ -140,7 +139,7 @@ def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Ke
 
 def _is_light(table: Table, row: Row) -> bool:
     """Whether the row was read without contents."""
-    return any(name in table.c and name not in row for name in _CONTENTS)
+    return any(name in table.c and name not in row for name in CONTENTS)
 
 
 def _showing_nothing_new(

@@ -28,9 +28,6 @@ def upgrade() -> None:
         sa.Column("user_id", sa.Text),
         sa.Column("session_id", sa.Text),
         sa.Column("public", sa.Boolean),
-        sa.Column("input", json),
-        sa.Column("output", json),
-        sa.Column("metadata", json),
         sa.Column("created_at", instant),
         sa.Column("updated_at", instant),
         sa.Column("total_cost", sa.Double),
@@ -44,6 +41,9 @@ def upgrade() -> None:
         sa.Column("first_seen_at", instant, nullable=False),
         sa.Column("changed_at", instant, nullable=False),
         sa.Column("deleted_at", instant),
+        sa.Column("metadata", json),
+        sa.Column("input", json),
+        sa.Column("output", json),
         sa.PrimaryKeyConstraint("project_id", "id", name="pk_traces"),
     )
     op.create_index("ix_traces_changed_at", "traces", ["changed_at"])
@@ -65,9 +65,6 @@ def upgrade() -> None:
         sa.Column("version", sa.Text),
         sa.Column("created_at", instant),
         sa.Column("updated_at", instant),
-        sa.Column("input", json),
-        sa.Column("output", json),
-        sa.Column("metadata", json),
         sa.Column("model", sa.Text),
         sa.Column("model_parameters", json),
         sa.Column("completion_start_time", instant),
@@ -107,6 +104,9 @@ def upgrade() -> None:
         sa.Column("first_seen_at", instant, nullable=False),
         sa.Column("changed_at", instant, nullable=False),
         sa.Column("deleted_at", instant),
+        sa.Column("metadata", json),
+        sa.Column("input", json),
+        sa.Column("output", json),
         sa.PrimaryKeyConstraint("project_id", "trace_id", "id", name="pk_observations"),
     )
     op.create_index("ix_observations_changed_at", "observations", ["changed_at"])
@@ -121,7 +121,6 @@ def upgrade() -> None:
         sa.Column("source", sa.Text),
         sa.Column("author_user_id", sa.Text),
         sa.Column("comment", sa.Text),
-        sa.Column("metadata", json),
         sa.Column("config_id", sa.Text),
         sa.Column("queue_id", sa.Text),
         sa.Column("execution_trace_id", sa.Text),
@@ -141,6 +140,7 @@ def upgrade() -> None:
         sa.Column("first_seen_at", instant, nullable=False),
         sa.Column("changed_at", instant, nullable=False),
         sa.Column("deleted_at", instant),
+        sa.Column("metadata", json),
         sa.PrimaryKeyConstraint("project_id", "id", name="pk_scores"),
     )
     op.create_index("ix_scores_changed_at", "scores", ["changed_at"])
