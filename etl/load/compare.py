@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from etl.intervals import Window
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
-from etl.load.upsert import is_same, version
+from etl.load.upsert import is_same, outranks, version
 from etl.transform.jsontext import loads
 from etl.transform.pages import CONTENTS_MISSING
 from etl.transform.rows import Row
@@ -47,9 +47,9 @@ def differing_stretch(conn: Connection, tables: Mapping[str, Sequence[Row]]) -> 
 
 
 def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Differences:
-    """What of `rows` is missing, or differs in a column that the rows have; an older reading does not count.
+    """What of `rows` is missing, or differs in a column that the rows have; a reading that is outranked does not count.
 
-    Rows that another generation of the API gave are not compared: they are better as they are, or as good.
+    A row that another generation of the API gave differs if this reading outranks it, else it is better as it is.
     """
     table = ROW_TABLES[table_name]
     keys = [column for column in table.primary_key if column.name != "project_id"]
@@ -71,9 +71,9 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
         key = tuple(parts)
         missing.discard(key)
         row, known = read[key], dict(zip(names, values, strict=True))
-        same = all(is_same(table, name, row[name], known[name]) for name in names)
+        same = read_from == row["read_from"] and all(is_same(table, n, row[n], known[n]) for n in names)
         if light and exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ())):
             same = False
-        if not same and read_from == row["read_from"] and version(table, row) >= version(table, known):
+        if not same and outranks(table, row, read_from, version(table, known)):
             changed.add(key)
     return Differences(missing, changed)

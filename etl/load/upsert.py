@@ -114,16 +114,20 @@ def version(table: Table, row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row.get(name) or "" for name in _VERSION_COLUMNS[table.name])
 
 
-def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
-    if row["content_hash"] == stored.content_hash and row["read_from"] == stored.read_from:
-        return False
-    if table.name in _DERIVABLE and stored.read_from == "observations":
+def outranks(table: Table, row: Row, read_from: str, stored_version: tuple[str, ...]) -> bool:
+    """Whether a reading may stand in place of a stored one that was `read_from` there and has this `version`."""
+    if table.name in _DERIVABLE and read_from == "observations":
         return True
     new = version(table, row)
-    if row["read_from"] != stored.read_from:
-        return new[:1] > stored.version[:1]
+    return new >= stored_version if row["read_from"] == read_from else new[:1] > stored_version[:1]
+
+
+def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
+    same_reader = row["read_from"] == stored.read_from
+    if same_reader and row["content_hash"] == stored.content_hash:
+        return False
     # What was deleted comes back as it is now, even as an older version (the same trace id on another date).
-    return new >= stored.version or stored.deleted
+    return outranks(table, row, stored.read_from, stored.version) or (same_reader and stored.deleted)
 
 
 def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:

@@ -412,6 +412,43 @@ def test_a_server_that_is_upgraded_goes_on_in_the_same_tables(engine: Engine, ca
     assert all(mark == START + timedelta(minutes=63) for mark in watermarks(engine).values())
 
 
+def crowd(dataset: Dataset) -> None:
+    """More than one request brings: what is read again here is read by itself, lightly."""
+    for number in range(110):
+        times = dict.fromkeys(("startTime", "createdAt", "updatedAt"), instant(300))
+        dataset.put_observation({"id": f"crowd-{number}", "traceId": "crowd", **times})
+
+
+def test_a_trace_that_comes_after_its_observation_is_the_trace(engine: Engine) -> None:
+    """A light reading of its span replaces what was derived before, too."""
+    dataset = Dataset()
+    crowd(dataset)
+    early = {"id": "o", "traceId": "t", "startTime": instant(600), "createdAt": instant(600), "updatedAt": instant(600)}
+    dataset.put_observation(early)
+    with MockLangfuse(dataset, api="v4") as server:
+        assert sync(engine, server, now=START + timedelta(minutes=30)).status == "ok"
+        assert by_id(rows(engine, "traces"))["/t"]["read_from"] == "observations"
+        dataset.put_trace({"id": "t", "timestamp": instant(0), "name": "late", "input": "hello"})
+        assert sync(engine, server, now=START + timedelta(hours=7)).status == "ok"
+    trace = by_id(rows(engine, "traces"))["/t"]
+    assert (trace["read_from"], trace["name"], trace["input"]) == ("trace_copy", "late", '"hello"')
+
+
+def test_an_edit_after_the_upgrade_is_found_by_a_light_reading(engine: Engine) -> None:
+    dataset = Dataset()
+    crowd(dataset)
+    legacy(dataset, "edited", 0)
+    with MockLangfuse(dataset, api="v3") as server:
+        assert sync(engine, server, now=START + timedelta(minutes=30)).status == "ok"
+        server.api = "v4"
+        assert sync(engine, server, now=START + timedelta(minutes=60)).status == "ok"
+        assert by_id(rows(engine, "traces"))["/edited"]["read_from"] == "traces"
+        legacy(dataset, "edited", 0, name="new name", updatedAt=instant(4_000))
+        assert sync(engine, server, now=START + timedelta(hours=7)).status == "ok"
+    trace = by_id(rows(engine, "traces"))["/edited"]
+    assert (trace["read_from"], trace["name"]) == ("trace_copy", "new name")
+
+
 def test_what_the_older_generation_had_not_read_is_read_by_the_newer(database: Engine) -> None:
     """Coverage counts whoever read it, but only where all of traces and observations was read."""
     dataset = Dataset()
