@@ -111,7 +111,7 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     same_filters = all(state.filters_hash == scope.filters_hash for state in known)
     origin = scope.start
     if origin is None:
-        origin = min(state.origin for state in known) if known and same_filters else _begin(reader, name, edge)
+        origin = min(state.origin for state in known) if known and same_filters else _begin(reader, scope, name, edge)
     stored = states[name].plan if name in states and same_filters else None
     state = tiers.start_due_passes(
         tiers.state_from_json(stored, scope.lookback), now=scope.now, every=scope.every, coverage=coverage
@@ -174,8 +174,11 @@ def common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[
     return whole
 
 
-def _begin(reader: Reader, name: str, edge: datetime) -> datetime:
-    """The oldest row; at most the newest day, which is always wanted, so that an empty project has coverage, too."""
+def _begin(reader: Reader, scope: Scope, name: str, edge: datetime) -> datetime:
+    """The oldest row, or further back: rows that a tier has to find may be that late when nothing else is there yet.
+
+    At most the newest day, which is always wanted, so that an empty project has coverage, too.
+    """
     oldest = reader.oldest(name, edge)
-    newest_day = edge - timedelta(days=1)
-    return newest_day if oldest is None else min(oldest, newest_day)
+    latest = edge - max(timedelta(days=1), max(scope.lookback, default=timedelta()) / 2)
+    return latest if oldest is None else min(oldest, latest)

@@ -50,6 +50,16 @@ def test_a_late_row_is_found_within_half_a_tier(engine: Engine, tmp_path: Any) -
         assert same_tables(engine) == clean_run(tmp_path, server, NOW + timedelta(minutes=185))
 
 
+def test_a_late_row_may_be_older_than_all_that_was_there_at_first(engine: Engine) -> None:
+    data = Dataset()
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=NOW)
+        late = NOW - timedelta(days=6)
+        data.put_trace({"id": "late", "timestamp": iso(late), "name": "late", "createdAt": iso(NOW)})
+        sync(engine, server, now=NOW + timedelta(days=7))
+    assert "late" in by_id(engine, "traces")
+
+
 def test_an_edit_that_moves_no_updated_at_is_found_and_written_whole(engine: Engine, tmp_path: Any) -> None:
     data = dataset()
     with MockLangfuse(data) as server:
