@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -36,7 +37,7 @@ def current_revision(engine: Engine) -> str | None:
 
 def head_revision() -> str:
     """The revision that this program needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    head = _scripts().get_current_head()
     assert head is not None  # noqa: S101 - the wheel holds at least one revision, a test installs it
     return head
 
@@ -101,7 +102,7 @@ def _revision(conn: Connection) -> str | None:
     preparer = conn.dialect.identifier_preparer
     name = f"{preparer.quote_schema(schema)}.{VERSION_TABLE}" if schema else VERSION_TABLE
     revision: str | None = conn.exec_driver_sql(f"SELECT version_num FROM {name}").scalar()  # noqa: S608
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
+    known = {script.revision for script in _scripts().walk_revisions()}
     if revision is not None and revision not in known:
         raise DatabaseRefusedError(
             f"the database has revision {revision}, which this version of langfuse-etl does not know; it was written by"
@@ -115,6 +116,12 @@ def _copy(path: Path, revision: str) -> Path:
     with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
         source.backup(copy)
     return target
+
+
+@cache
+def _scripts() -> ScriptDirectory:
+    """The migrations of this program; read once, for every run asks for them."""
+    return ScriptDirectory.from_config(_config())
 
 
 def _config(conn: Connection | None = None) -> Config:
