@@ -25,15 +25,20 @@ from __future__ import annotations
 
 
 class EtlError(Exception):
-    """Base of every expected failure; its text is one line that says what happened and what to do."""
+    """Base of every expected failure; its text is one line that says what happened and what to do.
+
+    `needs_person`: it will not pass by waiting.
+    """
 
     exit_code = 1
+    needs_person = False
 
 
 class ConfigError(EtlError):
     """A setting is wrong. `problems` holds one line per mistake, each naming its key."""
 
     exit_code = 3
+    needs_person = True
 
     def __init__(self, problems: str | list[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
@@ -63,6 +68,8 @@ class ExportError(EtlError):
 class ClockError(EtlError):
     """The clock contradicts what is stored, such as coverage that ends in the future."""
 
+    needs_person = True
+
 
 class ApiError(EtlError):
     """Langfuse did not give what was asked for.
@@ -80,6 +87,7 @@ class AuthError(ApiError):
     """401 or 403: the key pair is wrong, of the wrong kind, or may not read."""
 
     exit_code = 4
+    needs_person = True
 
 
 class ApiGoneError(ApiError):
@@ -88,6 +96,8 @@ class ApiGoneError(ApiError):
     `left_behind` is true if Langfuse itself says that this server's generation has no such endpoint any more; false
     if it may as well be a wrong address or a proxy.
     """
+
+    needs_person = True
 
     def __init__(self, message: str, *, path: str, status: int | None = None, left_behind: bool = False) -> None:
         self.left_behind = left_behind
@@ -100,6 +110,8 @@ class NotFoundError(ApiError):
 
 class RequestRejectedError(ApiError):
     """400: the server refuses the request as it was sent."""
+
+    needs_person = True
 
 
 class TooMuchError(ApiError):

@@ -20,6 +20,7 @@ from etl.cli.context import (
     engine_of,
     exit_with,
     json_option,
+    say_copy,
     settings,
     stop_on_signals,
     upgraded_engine,
@@ -33,6 +34,7 @@ from etl.errors import EtlError, ShutdownRequested
 from etl.load.migrate import current_revision, head_revision
 from etl.logs import configure_logging, redact
 from etl.service.check import run_checks
+from etl.service.daemon import Daemon
 from etl.service.status import status_report
 from etl.service.sync import choose_projects, sync_projects
 from etl.settings import STREAMS
@@ -98,10 +100,13 @@ def _fail(message: str, exit_code: int) -> None:
 
 @app.callback()
 def common(
+    context: typer.Context,
     config: Annotated[
         Path | None, typer.Option("--config", metavar="PATH", help="Settings file; default ./config.yaml if present.")
     ] = None,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR, on stderr.")] = "WARNING",
+    log_level: Annotated[
+        str | None, typer.Option(help="DEBUG, INFO, WARNING or ERROR, on stderr; default WARNING, for `run` INFO.")
+    ] = None,
     log_json: Annotated[bool, typer.Option("--log-json", help="Log lines as JSON.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=lambda on: _print_version(on))
@@ -112,7 +117,8 @@ def common(
     Try it without an account: langfuse-etl demo
     """
     choose_settings_file(config)
-    configure_logging(log_level.upper(), log_json)
+    usual = "INFO" if context.invoked_subcommand == "run" else "WARNING"
+    configure_logging((log_level or usual).upper(), log_json)
 
 
 def _print_version(wanted: bool) -> None:
@@ -164,6 +170,21 @@ def sync_command(
         )  # fmt: skip
     views.show_sync("sync", reports, as_json)
     exit_with(reports)
+
+
+@app.command("run")
+def run_command() -> None:
+    """Run in the background of everything: every project on its schedule, until SIGTERM or Ctrl-C.
+
+    Listens on `service.listen`: / is a page for people, /metrics for Prometheus, /healthz and /readyz for monitors.
+    SIGHUP reads the configuration again.
+
+    Example: langfuse-etl run
+    """
+    config = settings()
+    Daemon(config, engine_of(config), reload=settings, on_copy=say_copy).run()
+    close_engines()
+    _leave(0)
 
 
 @app.command()

@@ -61,7 +61,7 @@ def upgraded_engine(config: Config) -> Engine:
     """
     engine = engine_of(config)
     if current_revision(engine) != head_revision():
-        with write_lease(engine, on_copy=_say_copy):
+        with write_lease(engine, on_copy=say_copy):
             pass  # taking it upgrades
     return engine
 
@@ -70,11 +70,12 @@ def upgraded_engine(config: Config) -> Engine:
 def writable(config: Config) -> Iterator[tuple[Engine, Owner]]:
     """The database of the settings, upgraded, and the lease on it for as long as the block runs; see `write_lease`."""
     engine = engine_of(config)
-    with write_lease(engine, on_copy=_say_copy) as owner:
+    with write_lease(engine, on_copy=say_copy) as owner:
         yield engine, owner
 
 
-def _say_copy(copy: Path) -> None:
+def say_copy(copy: Path) -> None:
+    """Tells where the copy of a SQLite file is that was made before an upgrade."""
     say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
 
 

@@ -95,6 +95,7 @@ def run_demo(
 @demo.command("serve")
 def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all networks.")] = "127.0.0.1",
     api: Annotated[str, typer.Option(help="v3, v4, or dual (v4 with both generations).")] = "v3",
     traces: Annotated[int, typer.Option(min=0, help="Generate so many traces; 0 serves the recorded data.")] = 0,
 ) -> None:
@@ -107,7 +108,7 @@ def serve(
         raise typer.BadParameter("--api: allowed are v3, v4, dual")
     dataset: Dataset = generate(traces=traces) if traces else load_corpus()
     try:
-        server = MockLangfuse(dataset, api=apis[api], port=port)  # type: ignore[arg-type]
+        server = MockLangfuse(dataset, api=apis[api], host=host, port=port)  # type: ignore[arg-type]
     except OSError as error:
         raise ConfigError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from None
     sys.stdout.write(

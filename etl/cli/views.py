@@ -79,6 +79,18 @@ def print_status(document: dict[str, Any]) -> None:
     ]  # fmt: skip
     columns = ("project", "api", "stream", "rows", "watermark", "lag (s)", "gaps", "last run")
     print_table("langfuse-etl status", columns, rows)
+    for project in document["projects"]:
+        if project["trouble"] is not None:
+            trouble = project["trouble"]
+            say_error(
+                f"{project['name']}: {trouble['failures']} runs in a row since {trouble['since']} came to nothing:"
+                f" {trouble['reason']}"
+            )
+        if project["next_run"] is not None:
+            say(f"{project['name']}: next run at {project['next_run']}")
+    service = document["service"]
+    if service["running"]:
+        say(f"the service runs as process {service['pid']} on {service['host']} since {service['since']}")
     database = document["database"]
     say(f"database {database['url']}, revision {database['revision'] or 'none yet'}")
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import requests
 import tenacity
@@ -80,6 +80,22 @@ class Patience:
     attempts: int = _MAX_ATTEMPTS
 
 
+class Traffic(Protocol):
+    """Is told of every request; called from several threads."""
+
+    def answered(self, status: int | None, seconds: float) -> None:
+        """A request ended, with the status of a whole answer or None, `seconds` after it was sent."""
+
+    def retried(self) -> None:
+        """A request will be sent once more."""
+
+
+class _Unwatched:
+    def answered(self, status: int | None, seconds: float) -> None: ...
+
+    def retried(self) -> None: ...
+
+
 class Client:
     """GETs below one API root with one key pair; safe for threads.
 
@@ -92,6 +108,7 @@ class Client:
         connections: How many requests may be under way at once.
         stop: When set, waits end and the next request raises `ShutdownRequested`.
         budgets: Shared by the clients of this process; None: whatever the server allows.
+        traffic: Is told of every request.
 
     Attributes:
         organization_id: Whose rate limit is used; set it once the project is known.
@@ -110,6 +127,7 @@ class Client:
         connections: int = 4,
         stop: threading.Event | None = None,
         budgets: Budgets | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self.base_url = base_url
         self.stop = stop or threading.Event()
@@ -129,6 +147,7 @@ class Client:
         self.organization_id = ""
         self._lock = threading.Lock()
         self._requests = 0
+        self._traffic = traffic or _Unwatched()
 
     @property
     def requests_sent(self) -> int:
@@ -203,11 +222,13 @@ class Client:
         with self._lock:
             self._requests += 1
         started = time.monotonic()
+        status: int | None = None
         try:
             with self._http.get(
                 self.base_url + path, params=_pairs(params), auth=self._auth, timeout=self._timeout, stream=True
             ) as response:
                 body = self._read(response, path, max_bytes, started)
+            status = response.status_code
         except requests.Timeout as error:
             if isinstance(error, requests.ConnectTimeout):
                 raise RetriableApiError(f"{self._host()} does not answer (connection timed out)", path=path) from None
@@ -216,6 +237,8 @@ class Client:
             raise self._connection_error(error, path) from None
         except requests.RequestException as error:
             raise RetriableApiError(f"GET {path}: {type(error).__name__}", path=path) from None
+        finally:
+            self._traffic.answered(status, time.monotonic() - started)
         self._note_clock(response.headers.get("Date"))
         if response.status_code == 429:
             raise self._refused(response, budget, path)
@@ -324,6 +347,7 @@ class Client:
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.info("retry %d: %s", state.attempt_number, error)
+        self._traffic.retried()
 
 
 def check_list(value: Mapping[str, Any], path: str) -> None:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from etl.errors import DatabaseError
 from etl.load.tables import VERSION_TABLE
 
 _BUSY_TIMEOUT_S = 30
 _CONNECT_TIMEOUT_S = 15
+# A server that vanished without a word is noticed before the lease has long expired (libpq, connection parameters).
+_KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
 _WRITES = "etl_writes"
 
 
@@ -38,7 +43,7 @@ def open_engine(url: str, schema: str) -> Engine:
         parsed,
         pool_pre_ping=True,
         # A pooler may hand each transaction another server connection, where a prepared statement is unknown.
-        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None},
+        connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None, **_KEEPALIVE},
     )
     return engine.execution_options(schema_translate_map={None: schema})
 
@@ -76,8 +81,20 @@ def writing(engine: Engine) -> Iterator[Connection]:
         DatabaseError: The database cannot be reached or written, or its disk is full.
     """
     writer = engine.execution_options(**{_WRITES: True})
-    with _plain_errors(engine.url), writer.begin() as connection:
+    with _turn(engine), _plain_errors(engine.url), writer.begin() as connection:
         yield connection
+
+
+def _turn(engine: Engine) -> AbstractContextManager[Any]:
+    """The writers of one process take turns on SQLite, which would let them poll. Postgres has its own queue."""
+    if engine.dialect.name != "sqlite":
+        return nullcontext()
+    with _turns_lock:
+        return _turns.setdefault(engine, threading.Lock())
+
+
+_turns: WeakKeyDictionary[Engine, threading.Lock] = WeakKeyDictionary()
+_turns_lock = threading.Lock()
 
 
 def let_readers_in(engine: Engine) -> None:
@@ -113,6 +130,8 @@ def _plain_errors(url: URL) -> Iterator[None]:
         raise DatabaseError(_explain(error.orig or error, url)) from None
     except sqlite3.Error as error:
         raise DatabaseError(_explain(error, url)) from None
+    except PoolTimeoutError:
+        raise DatabaseError(f"{_name(url)}: every connection of this process is busy") from None
 
 
 def _name(url: URL) -> str:

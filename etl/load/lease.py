@@ -56,6 +56,17 @@ def living_holder(conn: Connection) -> Holder | None:
     return holder if holder is not None and _is_alive(holder, _clock(conn)) else None
 
 
+def refuse_if_held(conn: Connection) -> None:
+    """Says so if the lease could not be taken now; changes nothing.
+
+    Raises:
+        LeaseHeldError: A live process holds it.
+    """
+    holder = living_holder(conn)
+    if holder is not None:
+        raise _held_by(holder)
+
+
 def acquire(conn: Connection, owner: Owner) -> None:
     """Takes the lease if nobody alive holds it. Needs a transaction of `engine.writing`.
 

@@ -121,6 +121,15 @@ def interrupt_runs_of_others(conn: Connection, owner: str, now: datetime) -> Non
     )
 
 
+def interrupt_runs(conn: Connection, owner: str, now: datetime) -> None:
+    """Marks the runs of this owner as interrupted that did not end: it ends itself."""
+    conn.execute(
+        update(sync_runs)
+        .where(sync_runs.c.status == "running", sync_runs.c.owner == owner)
+        .values(status="interrupted", finished_at=now)
+    )
+
+
 def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None:
     """Adds a ledger row."""
     values = {

@@ -5,12 +5,21 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, column, func, select, table
 
 from etl.intervals import Window, merge, subtract
 from etl.load import ledger
 from etl.load.tables import ROW_TABLES, sync_runs
-from etl.load.types import instant_text
+from etl.load.types import Instant, instant_text
+
+_COVERAGE = table(
+    "sync_coverage",
+    column("project_id"),
+    column("stream"),
+    column("range_start", Instant()),
+    column("range_end", Instant()),
+    column("state"),
+)
 
 
 class StreamStatus(NamedTuple):
@@ -29,8 +38,8 @@ def stream_statuses(conn: Connection, project_id: str) -> list[StreamStatus]:
     states = ledger.stream_states(conn, project_id)
     run = last_run(conn, project_id)
     found: list[StreamStatus] = []
-    for name, table in ROW_TABLES.items():
-        rows = select(func.count()).where(table.c.project_id == project_id, table.c.deleted_at.is_(None))
+    for name, rows_of in ROW_TABLES.items():
+        rows = select(func.count()).where(rows_of.c.project_id == project_id, rows_of.c.deleted_at.is_(None))
         count: int = conn.execute(rows).scalar_one()
         state = states.get(name)
         if state is None:
@@ -51,3 +60,48 @@ def last_run(conn: Connection, project_id: str) -> dict[str, Any] | None:
     if row is None:
         return None
     return {name: instant_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
+
+
+class Range(NamedTuple):
+    """A row of the view `sync_coverage`: a stretch that is `covered`, or was read without full proof."""
+
+    stream: str
+    window: Window
+    state: str
+
+
+def ranges(conn: Connection, project_id: str) -> list[Range]:
+    """What was read of a project, stream by stream, from old to new."""
+    view = _COVERAGE.c
+    query = select(view.stream, view.range_start, view.range_end, view.state)
+    query = query.where(view.project_id == project_id).order_by(view.stream, view.range_start, view.range_end)
+    return [Range(stream, Window(start, end), state) for stream, start, end, state in conn.execute(query)]
+
+
+class Run(NamedTuple):
+    """A row of `sync_runs`."""
+
+    id: int
+    trigger: str
+    status: str
+    started_at: datetime
+    finished_at: datetime | None
+    rows_read: int
+    rows_written: int
+    requests: int
+    error: str | None
+
+
+def last_runs(conn: Connection, project_id: str, count: int) -> list[Run]:
+    """The newest runs of a project, the newest first."""
+    columns = [sync_runs.c[name] for name in Run._fields]
+    query = select(*columns).where(sync_runs.c.project_id == project_id).order_by(sync_runs.c.id.desc()).limit(count)
+    return [Run(*row) for row in conn.execute(query)]
+
+
+def last_success(conn: Connection, project_id: str) -> datetime | None:
+    """When the last run of a project that was ok ended."""
+    runs = sync_runs.c
+    query = select(runs.finished_at).where(runs.project_id == project_id, runs.status == "ok")
+    moment: datetime | None = conn.execute(query.order_by(runs.id.desc()).limit(1)).scalar()
+    return moment

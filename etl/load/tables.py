@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text
 
 from etl.load.types import COLUMN_TYPES, Instant, JsonText
 from etl.transform.fields import OBSERVATION, OBSERVATION_V2_ONLY, SCORE_LEGACY, SESSION, TRACE_DOCUMENT, Field
@@ -162,4 +162,16 @@ sync_lease = Table(
     Column("pid", Integer, nullable=False),
     Column("acquired_at", Instant(), nullable=False),
     Column("heartbeat_at", Instant(), nullable=False),
+)
+
+sync_schedule = Table(
+    "sync_schedule",
+    metadata,
+    Column("entry", Text, primary_key=True, comment="what the configuration calls the project"),
+    Column("owner", Text, nullable=False, comment="of the lease under which this was planned"),
+    Column("next_run_at", Instant()),
+    Column("failures", Integer, nullable=False, comment="runs in a row that came to nothing"),
+    Column("failing_since", Instant()),
+    Column("reason", Text),
+    Column("needs_person", Boolean, nullable=False, comment="it will not pass by waiting"),
 )

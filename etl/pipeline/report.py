@@ -30,7 +30,11 @@ class StreamReport:
 
 @dataclass
 class RunReport:
-    """One run of one project; `error` is the first reason why it is not `ok`, `exit_code` how a command ends."""
+    """One run of one project.
+
+    `error` is the first reason why it is not `ok`, `exit_code` how a command ends. `ended_by` is what ended the run
+    before it had been through everything that was due, if something did.
+    """
 
     project: str
     status: Literal["ok", "failed", "interrupted"] = "ok"
@@ -39,6 +43,7 @@ class RunReport:
     error: str | None = None
     exit_code: int = 0
     streams: dict[str, StreamReport] = field(default_factory=dict)
+    ended_by: Exception | None = None
 
     def stream(self, name: str) -> StreamReport:
         """The counts of a stream, made at first use."""

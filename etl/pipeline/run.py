@@ -44,6 +44,8 @@ _POLL_S = 0.2
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[RunReport, int, int], None]
+# Told of each window that was read or failed: its stream, its proof, and the seconds it took.
+OnWindow = Callable[[str, ledger.Proof, float], None]
 
 
 class _Delivery(NamedTuple):
@@ -62,6 +64,7 @@ class _Work:
     due: Due
     closed: list[Window] = field(default_factory=list)
     changed: int = 0
+    since: float = 0.0  # time.monotonic() when its open segment began
     seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
     ended: bool = False
 
@@ -76,6 +79,7 @@ def sync(
     requests_sent: Callable[[], int],
     stop: threading.Event,
     on_progress: Progress | None = None,
+    on_window: OnWindow | None = None,
     explicit: Mapping[str, Sequence[Due]] | None = None,
     repair: bool = False,
 ) -> RunReport:
@@ -88,6 +92,7 @@ def sync(
         requests_sent: How many requests went out so far, for the ledger.
         stop: When set, the page at hand is stored and the run ends as `interrupted`.
         on_progress: Called after each page with the report, the windows done and the windows planned.
+        on_window: See `OnWindow`.
         explicit: Read these windows of each source instead of what is due.
         repair: Write what differs from the server even if its hash agrees, and mark what these windows lack at
             once, however much it is.
@@ -96,7 +101,7 @@ def sync(
         ApiGoneError: The server has left this generation of the API; the run is closed as failed.
         EtlError: The database cannot be written, the lease is lost, or the clock is wrong.
     """
-    run = _Run(engine, owner, reader, scope, requests_sent, stop, on_progress, repair)
+    run = _Run(engine, owner, reader, scope, requests_sent, stop, on_progress, on_window, repair)
     return run.go(trigger, explicit)
 
 
@@ -110,10 +115,12 @@ class _Run:
         requests_sent: Callable[[], int],
         stop: threading.Event,
         on_progress: Progress | None,
+        on_window: OnWindow | None,
         repair: bool,
     ) -> None:
         self._engine, self._owner, self._reader, self._scope = engine, owner, reader, scope
         self._requests_sent, self._stop, self._on_progress = requests_sent, stop, on_progress
+        self._on_window = on_window
         self._repair = repair
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
@@ -204,6 +211,7 @@ class _Run:
 
         def read(work: _Work) -> None:
             error: Exception | None = None
+            work.since = time.monotonic()
             try:
                 for page in self._pages(work):
                     if not deliver(_Delivery(work, page)):
@@ -411,10 +419,15 @@ class _Run:
                 error=reason,
             )
             ledger.record_window(conn, record, self._scope.now)
+        now = time.monotonic()
+        seconds, work.since = now - work.since, now
         log.info(
-            "window %s %s: %s, %d rows, %d changed, %d requests",
-            source.name, segment.window, segment.proof, segment.read, work.changed, segment.requests,
+            "window of %s: %s %s %s: %s, %d rows, %d changed, %d deleted, %d requests, %.1f s",
+            self._scope.project_name, source.name, work.due.tier, segment.window, segment.proof, segment.read,
+            work.changed, deleted, segment.requests, seconds,
         )  # fmt: skip
+        if self._on_window is not None:
+            self._on_window(source.name, segment.proof, seconds)
 
     def _save_state(self, conn: Connection, source: Source) -> None:
         state = source.state()

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine
 from etl.config import Config, Project
 from etl.errors import ConfigError
 from etl.extract.budget import Budgets, is_cloud
-from etl.extract.client import Client, Patience
+from etl.extract.client import Client, Patience, Traffic
 from etl.extract.observations_api import ObservationsReader
 from etl.extract.probe import ProjectInfo, choose_api, local_now, project_info, server_version
 from etl.extract.readers import Api, Reader
@@ -90,11 +90,18 @@ class Connected:
         )
 
 
-def open_client(project: Project, config: Config, stop: threading.Event, budgets: Budgets | None = None) -> Client:
+def open_client(
+    project: Project,
+    config: Config,
+    stop: threading.Event,
+    budgets: Budgets | None = None,
+    traffic: Traffic | None = None,
+) -> Client:
     """A client for the server of a project; nothing is sent yet.
 
     Args:
         budgets: Those of this process; None makes new ones, which know nothing of what was sent before.
+        traffic: Is told of every request.
     """
     budgets = budgets or Budgets(config.http.share, config.http.requests_per_minute)
     return Client(
@@ -107,6 +114,7 @@ def open_client(project: Project, config: Config, stop: threading.Event, budgets
         connections=config.http.concurrency,
         stop=stop,
         budgets=budgets,
+        traffic=traffic,
     )
 
 
@@ -117,6 +125,7 @@ def connect(
     stop: threading.Event,
     *,
     budgets: Budgets | None = None,
+    traffic: Traffic | None = None,
     now: datetime | None = None,
     probe_again: bool = False,
 ) -> Connected:
@@ -124,14 +133,22 @@ def connect(
 
     Args:
         engine: A database of the current revision; it knows which generation was read last.
-        budgets: See `open_client`.
+        budgets, traffic: See `open_client`.
         now: In place of the clocks of this machine and of the server.
         probe_again: Do not trust the generation that was read last: it was found gone.
     Raises:
         ApiError: The server does not answer as Langfuse, or the key is wrong.
         ConfigError: The project asks for something that this version cannot do.
     """
-    client = open_client(project, config, stop, budgets)
+    client = open_client(project, config, stop, budgets, traffic)
+    try:
+        return _connected(project, client, engine, now, probe_again)
+    except BaseException:
+        client.close()
+        raise
+
+
+def _connected(project: Project, client: Client, engine: Engine, now: datetime | None, probe_again: bool) -> Connected:
     version = server_version(client)
     info = project_info(client)
     client.organization_id = info.organization_id or ""

@@ -8,16 +8,20 @@ from typing import Any
 from sqlalchemy import Engine
 
 from etl.config import Config
-from etl.load import ledger
+from etl.load import lease, ledger
 from etl.load.engine import open_engine, reading
+from etl.load.lease import Holder
 from etl.load.migrate import current_revision, head_revision
+from etl.load.schedule import Planned, all_planned
 from etl.load.status import StreamStatus, stream_statuses
 from etl.load.types import instant_text
 from etl.settings import STREAMS
 
 
 def status_report(config: Config) -> dict[str, Any]:
-    """`{projects: [{name, id, api, streams: […]}], database: {…}}`; nulls for what was never read.
+    """`{projects: [{name, id, api, streams: […], next_run, trouble}], database: {…}, service: {…}}`.
+
+    Nulls for what was never read; `next_run` and `trouble` are null while no service runs.
 
     Raises:
         DatabaseRefusedError: The database is not ours, or is newer than this program.
@@ -26,20 +30,24 @@ def status_report(config: Config) -> dict[str, Any]:
     engine = open_engine(config.database.url, config.database.schema_)
     try:
         revision = current_revision(engine)
-        projects = _stored(engine) if revision == head_revision() else []
+        projects, planned, holder = _stored(engine) if revision == head_revision() else ([], {}, None)
     finally:
         engine.dispose()
-    database = {"url": config.database.safe_url, "revision": revision, "head": head_revision()}
     # Which Langfuse project an entry of the configuration belongs to is known once it was read.
     read = {project["name"] for project in projects}
-    waiting = [_never_read(project.name) for project in config.projects if project.name not in read]
-    return {"projects": [*projects, *waiting], "database": database}
+    projects += [_never_read(project.name) for project in config.projects if project.name not in read]
+    return {
+        "projects": [project | _plan(planned.get(project["name"])) for project in projects],
+        "database": {"url": config.database.safe_url, "revision": revision, "head": head_revision()},
+        "service": _service(holder),
+    }
 
 
-def _stored(engine: Engine) -> list[dict[str, Any]]:
+def _stored(engine: Engine) -> tuple[list[dict[str, Any]], dict[str, Planned], Holder | None]:
+    """Every project, and what the service plans and who it is, if one runs."""
     now = datetime.now(UTC)
     with reading(engine) as conn:
-        return [
+        projects = [
             {
                 "name": project.entry or project.name or project.id,
                 "id": project.id,
@@ -49,6 +57,30 @@ def _stored(engine: Engine) -> list[dict[str, Any]]:
             }
             for project in ledger.stored_projects(conn)
         ]
+        holder = lease.living_holder(conn)
+        # Other commands hold the lease, too, but plan nothing.
+        plans = all_planned(conn) if holder is not None else {}
+        planned = {entry: plan for entry, plan in plans.items() if holder is not None and plan.owner == holder.token}
+    return projects, planned, holder if planned else None
+
+
+def _plan(planned: Planned | None) -> dict[str, Any]:
+    if planned is None:
+        return {"next_run": None, "trouble": None}
+    since = planned.failing_since
+    trouble = None if since is None else {
+        "failures": planned.failures,
+        "since": instant_text(since),
+        "reason": planned.reason,
+        "needs_person": planned.needs_person,
+    }  # fmt: skip
+    return {"next_run": planned.next_run_at and instant_text(planned.next_run_at), "trouble": trouble}
+
+
+def _service(holder: Holder | None) -> dict[str, Any]:
+    if holder is None:
+        return {"running": False, "host": None, "pid": None, "since": None}
+    return {"running": True, "host": holder.host, "pid": holder.pid, "since": instant_text(holder.acquired_at)}
 
 
 def _stream(stream: StreamStatus, now: datetime) -> dict[str, Any]:

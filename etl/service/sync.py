@@ -13,11 +13,12 @@ from sqlalchemy import Engine
 from etl.config import Config, Project
 from etl.errors import ApiGoneError, ConfigError, DatabaseError, EtlError, LeaseLostError, ShutdownRequested
 from etl.extract.budget import Budgets
+from etl.extract.client import Traffic
 from etl.load import lease, ledger
 from etl.load.engine import writing
 from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
-from etl.pipeline.run import Progress, sync
+from etl.pipeline.run import OnWindow, Progress, sync
 from etl.pipeline.scope import Scope
 from etl.service.projects import Connected, connect, refuse_twins
 
@@ -82,23 +83,27 @@ def for_each_project(
     streams: Sequence[str],
     stop: threading.Event,
     now: Callable[[], datetime] | None = None,
+    budgets: Budgets | None = None,
+    traffic: Traffic | None = None,
     run: Callable[[Connected, Scope], RunReport],
 ) -> list[RunReport]:
     """Connects every project, then runs `run` for each; what cannot be connected or run is reported as failed.
 
+    Args:
+        budgets, traffic: See `open_client`.
     Raises:
         DatabaseError, LeaseLostError: Nothing can be written any more.
         ConfigError: Two entries are one project.
     """
-    budgets = Budgets(config.http.share, config.http.requests_per_minute)
+    budgets = budgets or Budgets(config.http.share, config.http.requests_per_minute)
     reports: list[RunReport] = []
     connected: list[Connected] = []
     for project in projects:
         try:
             moment = now() if now else None
-            connected.append(connect(project, config, engine, stop, budgets=budgets, now=moment))
+            connected.append(connect(project, config, engine, stop, budgets=budgets, traffic=traffic, now=moment))
         except EtlError as error:
-            reports.append(_failed(project, error))
+            reports.append(report_of(project, error))
     refuse_twins(connected)
     for one in connected:
         scope = one.scope(config)
@@ -109,18 +114,18 @@ def for_each_project(
                     f"none of {', '.join(streams)} is among the streams of the configuration:"
                     f" {', '.join(one.settings.streams)}"
                 )
-                reports.append(_failed(one.settings, nothing))
+                reports.append(report_of(one.settings, nothing))
                 one.client.close()
                 continue
         try:
             reports.append(run(one, scope))
         except ApiGoneError as error:
             # The server was upgraded since it was read last: ask it again what it has, and go on with that.
-            reports.append(_after_upgrade(one, config, engine, budgets, scope, stop, run, error))
+            reports.append(_after_upgrade(one, config, engine, budgets, traffic, scope, stop, run, error))
         except (DatabaseError, LeaseLostError):
             raise
         except EtlError as error:
-            reports.append(_failed(one.settings, error))
+            reports.append(report_of(one.settings, error))
         finally:
             one.client.close()
     return reports
@@ -131,13 +136,16 @@ def _after_upgrade(
     config: Config,
     engine: Engine,
     budgets: Budgets,
+    traffic: Traffic | None,
     scope: Scope,
     stop: threading.Event,
     run: Callable[[Connected, Scope], RunReport],
     gone: ApiGoneError,
 ) -> RunReport:
     try:
-        again = connect(one.settings, config, engine, stop, budgets=budgets, now=one.now, probe_again=True)
+        again = connect(
+            one.settings, config, engine, stop, budgets=budgets, traffic=traffic, now=one.now, probe_again=True
+        )
         if again.api == one.api:
             raise gone
         try:
@@ -147,7 +155,7 @@ def _after_upgrade(
     except (DatabaseError, LeaseLostError):
         raise
     except EtlError as error:
-        return _failed(one.settings, error)
+        return report_of(one.settings, error)
 
 
 def run_project(
@@ -159,6 +167,7 @@ def run_project(
     trigger: str,
     stop: threading.Event,
     on_progress: Progress | None = None,
+    on_window: OnWindow | None = None,
     explicit: Mapping[str, Sequence[Due]] | None = None,
     repair: bool = False,
 ) -> RunReport:
@@ -168,12 +177,13 @@ def run_project(
         ledger.save_project(conn, one.record())
     return sync(
         engine, owner, one.reader, scope, trigger=trigger, requests_sent=lambda: one.client.requests_sent,
-        stop=stop, on_progress=on_progress, explicit=explicit, repair=repair,
+        stop=stop, on_progress=on_progress, on_window=on_window, explicit=explicit, repair=repair,
     )  # fmt: skip
 
 
-def _failed(project: Project, error: EtlError) -> RunReport:
+def report_of(project: Project, error: EtlError) -> RunReport:
+    """The report of a run that came to nothing."""
     if isinstance(error, ShutdownRequested):
         return RunReport(project.name, status="interrupted", error=str(error), exit_code=error.exit_code)
-    log.info("project %s: %s", project.name, error)
-    return RunReport(project.name, status="failed", error=str(error), exit_code=error.exit_code)
+    log.warning("project %s: %s", project.name, error)
+    return RunReport(project.name, status="failed", error=str(error), exit_code=error.exit_code, ended_by=error)

@@ -1,0 +1,128 @@
+"""What the database says about every project, kept for a few seconds for all who ask."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from sqlalchemy import Engine
+
+from etl.errors import EtlError
+from etl.intervals import Window, subtract
+from etl.load import ledger
+from etl.load.engine import reading
+from etl.load.ledger import ProjectRecord, StreamState
+from etl.load.status import Range, Run, last_runs, last_success, ranges
+
+_RUNS_SHOWN = 10
+_MAX_AGE_S = 5.0
+
+
+@dataclass(frozen=True)
+class StreamSnapshot:
+    """One stream: where it begins, what of it was read, and what was read without full proof.
+
+    `live_edge` is the end of the newest stretch read; `gaps` are the stretches before it that were not.
+    """
+
+    name: str
+    origin: datetime
+    watermark: datetime | None
+    covered: Sequence[Window]
+    unproven: Sequence[Range]
+
+    @property
+    def live_edge(self) -> datetime | None:
+        return self.covered[-1].end if self.covered else None
+
+    @property
+    def gaps(self) -> list[Window]:
+        edge = self.live_edge
+        return subtract(Window(self.origin, edge), self.covered) if edge and edge > self.origin else []
+
+    @property
+    def complete(self) -> bool:
+        """Everything back to the start was read at least once."""
+        return self.watermark is not None
+
+
+@dataclass(frozen=True)
+class ProjectSnapshot:
+    """One project, by its name in the configuration."""
+
+    name: str
+    id: str
+    api: str
+    server_version: str | None
+    streams: Sequence[StreamSnapshot]
+    runs: Sequence[Run]
+    last_success_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All projects as the database knew them; `error` says why it could not be asked again since."""
+
+    projects: Sequence[ProjectSnapshot]
+    error: str | None = None
+
+
+class Snapshots:
+    """The newest snapshot, taken again when it is older than a few seconds; safe for threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._lock = threading.Lock()
+        self._taken = float("-inf")
+        self._snapshot: Snapshot | None = None
+
+    def forget(self) -> None:
+        """The database has changed: who asks next gets a new one."""
+        with self._lock:
+            self._taken = float("-inf")
+
+    def newest(self) -> Snapshot | None:
+        """None while the database was never read."""
+        with self._lock:
+            if time.monotonic() - self._taken > _MAX_AGE_S:
+                try:
+                    self._snapshot = take_snapshot(self._engine)
+                except EtlError as error:
+                    self._snapshot = replace(self._snapshot or Snapshot(()), error=str(error))
+                self._taken = time.monotonic()
+            return self._snapshot
+
+
+def take_snapshot(engine: Engine) -> Snapshot:
+    """Reads everything anew.
+
+    Raises:
+        DatabaseError: The database cannot be read.
+    """
+    with reading(engine) as conn:
+        projects = []
+        for project in ledger.stored_projects(conn):
+            found = ranges(conn, project.id)
+            streams = [
+                _stream(stream, state, [one for one in found if one.stream == stream])
+                for stream, state in ledger.stream_states(conn, project.id).items()
+            ]
+            runs, success = last_runs(conn, project.id, _RUNS_SHOWN), last_success(conn, project.id)
+            projects.append(
+                ProjectSnapshot(_name(project), project.id, project.api, project.server_version, streams, runs, success)
+            )
+    return Snapshot(projects)
+
+
+def _name(project: ProjectRecord) -> str:
+    return project.entry or project.name or project.id
+
+
+def _stream(name: str, state: StreamState, found: Sequence[Range]) -> StreamSnapshot:
+    covered = [one.window for one in found if one.state == "covered"]
+    return StreamSnapshot(
+        name, state.origin, state.watermark, covered, [one for one in found if one.state != "covered"]
+    )

@@ -1,0 +1,215 @@
+"""The service from its start to its end: runs, signals, other settings, several projects."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import requests
+from database_looks import count
+from instances import Instance, Setup, data, make_data
+
+from etl.demo import MockLangfuse
+from etl.load.engine import open_engine, reading
+from etl.load.status import Run, last_runs
+from etl.load.tables import ROW_TABLES, sync_lease
+
+WRITING = (
+    ["sync"],
+    ["backfill", "--from", "2026-01-01T00:00:00Z"],
+    ["verify", "--repair"],
+    ["export", "x", "--refresh"],
+)
+
+
+def runs_in(url: str) -> list[Run]:
+    engine = open_engine(url, "public")
+    with reading(engine) as conn:
+        found = last_runs(conn, "proj-shop", 1000)
+    engine.dispose()
+    return found
+
+
+def rows(url: str, schema: str = "public") -> dict[str, int]:
+    engine = open_engine(url, schema)
+    with reading(engine) as conn:
+        found = {name: count(conn, table) for name, table in ROW_TABLES.items()}
+    engine.dispose()
+    return found
+
+
+def truth() -> dict[str, int]:
+    return {name: len(getattr(data(), name)()) for name in ROW_TABLES}
+
+
+def test_it_copies_at_once_then_on_its_schedule_and_ends_in_good_order(setup: Setup, sqlite_url: str) -> None:
+    with Instance(setup) as service:
+        service.wait_for(lambda: service.runs("shop") >= 2)
+        assert service.get("/healthz").json()["alive"] is True
+        assert service.get("/readyz").json() == {"ready": True, "role": "leader", "reasons": [], "notes": []}
+        shown, *refused = setup.commands(["status", "--json"], *WRITING)
+        status = shown.document
+        assert status["service"]["running"] is True
+        assert status["service"]["pid"] == service.process.pid
+        (project,) = status["projects"]
+        assert project["next_run"] is not None
+        assert project["trouble"] is None
+        for one in refused:
+            assert (one.code, one.out) == (1, "")
+            assert one.err.startswith(f"error: process {service.process.pid} on ")
+        assert service.stop() == 0
+        *_, last = service.log().splitlines()
+        assert last.endswith("stopped")
+        assert len(re.findall(r" run \d+ of shop: \w+, \d+ rows read", service.log())) == len(runs_in(sqlite_url))
+    assert rows(sqlite_url) == truth()
+    after = setup.command("status", "--json").document
+    assert after["service"] == {"running": False, "host": None, "pid": None, "since": None}
+    assert after["projects"][0]["next_run"] is None
+
+
+@pytest.fixture
+def patient(setup: Setup) -> Setup:
+    """A request may take two minutes."""
+    setup.settings["http"]["timeout"] = "2m"
+    setup.write()
+    return setup
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_ends_within_ten_seconds_while_a_request_hangs(
+    patient: Setup, server: MockLangfuse, sqlite_url: str, number: signal.Signals
+) -> None:
+    # Where it begins is found first.
+    server.faults.add("slow", "/observations", times=None, after=12, delay_s=60)
+    with Instance(patient) as service:
+        service.wait_for(lambda: server.faults.fired)
+        service.wait_for(lambda: service.metric("langfuse_etl_rows_written_total", stream="traces"))
+        started = time.monotonic()
+        assert service.stop(number) == 0
+        assert time.monotonic() - started < 10
+    runs = runs_in(sqlite_url)
+    assert runs[0].status == "interrupted"
+    assert sum(run.rows_written for run in runs) == sum(rows(sqlite_url).values()) > 0
+    engine = open_engine(sqlite_url, "public")
+    with reading(engine) as conn:
+        assert count(conn, sync_lease) == 0
+    engine.dispose()
+
+
+@pytest.mark.parametrize("path", ["/projects", "/sessions"])
+def test_it_ends_within_ten_seconds_while_the_run_itself_waits_for_an_answer(
+    patient: Setup, server: MockLangfuse, sqlite_url: str, path: str
+) -> None:
+    """Who it is, and where its data begins, is asked before anything is read."""
+    server.faults.add("slow", path, times=None, delay_s=60)
+    with Instance(patient) as service:
+        service.wait_for(lambda: server.faults.fired)
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 10
+    assert {run.status for run in runs_in(sqlite_url)} <= {"interrupted"}
+
+
+def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
+    patient: Setup, server: MockLangfuse, sqlite_url: str
+) -> None:
+    server.faults.add("slow", "/projects", delay_s=60)
+    with Instance(patient) as service:
+        service.wait_for(lambda: server.faults.fired)
+        service.process.send_signal(signal.SIGTERM)
+        service.wait_for_log("stopping")
+        started = time.monotonic()
+        assert service.stop() == 130
+        assert time.monotonic() - started < 2
+    with Instance(patient, name="again") as service:
+        service.wait_for(lambda: service.runs("shop"))
+        assert service.stop() == 0
+    assert rows(sqlite_url) == truth()
+
+
+def test_a_hangup_reads_the_settings_again_and_keeps_the_former_ones_if_they_are_wrong(setup: Setup) -> None:
+    with Instance(setup) as service:
+        service.wait_for(lambda: service.runs("shop"))
+        setup.settings["sync"]["every"] = "often"
+        setup.write()
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for_log("the former one stays: sync.every: 'often'")
+        service.wait_for_runs("shop")
+
+        setup.settings["sync"]["every"] = "2s"
+        setup.settings["projects"][0]["name"] = "renamed"
+        setup.settings["service"] = {"listen": "127.0.0.1:1", "ready_lag": "1s"}
+        setup.write()
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for_log("service.listen was changed; that takes a restart")
+        service.wait_for(lambda: service.runs("renamed"))
+        assert service.metric("langfuse_etl_running", project="shop") is None
+        assert "service.ready_lag (1s)" in service.get("/readyz").text
+        assert service.stop() == 0
+
+
+def test_a_broken_and_a_slow_project_do_not_stop_the_others(
+    tmp_path: Path, server: MockLangfuse, sqlite_url: str
+) -> None:
+    with MockLangfuse(make_data(50)) as slow:
+        slow.faults.add("slow", times=None, delay_s=60)
+        setup = Setup(tmp_path, {"dead": "http://127.0.0.1:9", "slow": slow, "shop": server}, database_url=sqlite_url)
+        setup.settings["http"]["timeout"] = "2m"
+        setup.write()
+        with Instance(setup) as service:
+            service.wait_for(lambda: service.runs("shop") >= 3)
+            service.wait_for(lambda: service.metric("langfuse_etl_consecutive_failures", project="dead"))
+            assert service.metric("langfuse_etl_running", project="slow") == 1
+            ready = service.get("/readyz")
+            assert ready.status_code == 503
+            assert any("dead" in reason for reason in ready.json()["reasons"])
+            assert service.stop() == 0
+    assert rows(sqlite_url) == truth()
+
+
+def test_a_revoked_key_is_waited_for_and_recovers_without_a_restart(setup: Setup, server: MockLangfuse) -> None:
+    with Instance(setup) as service:
+        service.wait_for(lambda: service.runs("shop"))
+        server.faults.add("status", times=None, status=401)
+        service.wait_for(lambda: service.runs("shop", "failed") >= 2)
+        answer = service.get("/readyz")
+        assert answer.status_code == 503
+        assert "does not know the key pair" in answer.text
+        (project,) = setup.command("status", "--json").document["projects"]
+        assert project["trouble"]["needs_person"] is True
+        assert "does not know the key pair" in project["trouble"]["reason"]
+        server.faults.clear()
+        service.wait_for(lambda: service.get("/readyz").status_code == 200)
+        (project,) = setup.command("status", "--json").document["projects"]
+        assert project["trouble"] is None
+        assert service.stop() == 0
+
+
+def test_logs_are_json_lines_if_wanted(setup: Setup) -> None:
+    with Instance(setup, options=["--log-json"]) as service:
+        service.wait_for(lambda: "run 1 of shop: ok" in service.log())
+        assert service.stop() == 0
+        for line in service.log().splitlines():
+            assert json.loads(line).keys() >= {"time", "level", "logger", "message"}
+
+
+def test_an_address_that_is_taken_is_said_and_nothing_is_started(setup: Setup, sqlite_url: str) -> None:
+    with Instance(setup) as service:
+        setup.environ["LANGFUSE_ETL_SERVICE__LISTEN"] = service.url.removeprefix("http://")
+        setup.environ["LANGFUSE_ETL_DATABASE_URL"] = f"{sqlite_url}.other"
+        refused = setup.command("run")
+        assert refused.code == 3
+        assert "service.listen" in refused.err
+
+
+def test_what_is_not_there_is_not_found(setup: Setup) -> None:
+    with Instance(setup) as service:
+        answer = service.get("/nothing")
+        assert answer.status_code == 404
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+        assert requests.post(service.url + "/", timeout=5).status_code == 501
