@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             scores_per_trace=given.scores_per_trace,
             io_bytes=given.io_bytes,
             end=given.end,
+            traces_per_session=given.traces_per_session,
         )
     # The data stays for good: the collector need not walk it again and again.
     gc.freeze()
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--observations-per-trace", type=int, default=5)
     parser.add_argument("--scores-per-trace", type=int, default=1)
+    parser.add_argument("--traces-per-session", type=int, default=20)
     parser.add_argument("--io-bytes", type=int, default=1500, help="input and output of a row, together")
     parser.add_argument("--gzip", action="store_true", help="compress answers above 1 KB")
     parser.add_argument("--shuffle-ties", action="store_true", help="rows with equal sort keys change places")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import hashlib
 import os
 import re
 import secrets
 import stat
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -24,9 +24,9 @@ except ImportError:  # Windows
 _TEMPORARY = ".langfuse-etl-{}.tmp"
 _TEMPORARY_NAME = re.compile(r"\.langfuse-etl-[0-9a-f]{16}\.tmp")
 _CHUNK_BYTES = 1 << 20
-_WRITERS = 4
-_MOST_WAITING = 64
-_MOST_WAITING_BYTES = 16 << 20
+# So many files get their names together.
+_GROUP_FILES = 256
+_GROUP_BYTES = 16 << 20
 # O_BINARY is Windows'; O_NOFOLLOW is everybody else's.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -39,6 +39,38 @@ class Content(NamedTuple):
     written: bool
 
 
+class _Staged(NamedTuple):
+    """A file that is to get its name; `temporary` is where it is now, None if it stands in its place already."""
+
+    name: str
+    content: Content
+    temporary: str | None
+
+
+def _flush_of_file_system() -> Callable[[Path], None] | None:
+    """What writes everything of a folder's file system to the disk and waits for it: Linux, syncfs(2); or None."""
+    try:
+        syncfs = ctypes.CDLL(None, use_errno=True).syncfs
+    except (AttributeError, OSError, TypeError):
+        return None
+
+    def flush_all(folder: Path) -> None:
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            if syncfs(descriptor) != 0:
+                if ctypes.get_errno() != errno.ENOSYS:
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+                os.sync()  # a sandbox that knows only the older call
+        finally:
+            os.close(descriptor)
+
+    return flush_all
+
+
+# One flush for many files; without it each is flushed by itself, which takes as long for one as this for all.
+_flush_all = _flush_of_file_system()
+
+
 class Folder:
     """A folder that one export writes to; made by `open_folder`."""
 
@@ -46,43 +78,60 @@ class Folder:
         self.path = path
 
     def write_all(self, files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Content]]:
-        """Like `write` for each file, several at once, because waiting for the disk takes most of the time.
+        """Makes each name hold these bytes; a file that does already is not touched.
 
-        Yields names and contents in the order given.
-        """
-        waiting: deque[tuple[str, int, Future[Content]]] = deque()
-        held_bytes = 0
-        with ThreadPoolExecutor(_WRITERS, thread_name_prefix="export") as pool:
-            for name, data in files:
-                waiting.append((name, len(data), pool.submit(self.write, name, data)))
-                held_bytes += len(data)
-                while len(waiting) > _MOST_WAITING or (held_bytes > _MOST_WAITING_BYTES and waiting):
-                    oldest, size, content = waiting.popleft()
-                    held_bytes -= size
-                    yield oldest, content.result()
-            for oldest, _, content in waiting:
-                yield oldest, content.result()
-
-    def write(self, name: str, data: bytes) -> Content:
-        """Makes `name` hold these bytes; it is not touched if it does already.
+        Files come under their names group by group: flushing a group at once takes little more time than flushing one
+        file. Yields names and contents in the order given.
 
         Raises:
             ExportError: Something other than a file stands there.
         """
-        target = self.path / name
-        _require_plain_file(target)
+        group: list[_Staged] = []
+        held_bytes = 0
+        try:
+            for name, data in files:
+                group.append(self._stage(name, data))
+                held_bytes += len(data)
+                if len(group) == _GROUP_FILES or held_bytes > _GROUP_BYTES:
+                    yield from self._settle(group)
+                    group, held_bytes = [], 0
+            yield from self._settle(group)
+        finally:
+            for staged in group:
+                if staged.temporary is not None:
+                    _unlink(staged.temporary)
+
+    def write(self, name: str, data: bytes) -> Content:
+        """`write_all` for one file."""
+        ((_, content),) = self.write_all([(name, data)])
+        return content
+
+    def _stage(self, name: str, data: bytes) -> _Staged:
+        """Puts a file that is new or different beside its place."""
+        target = os.path.join(self.path, name)
         sha256 = hashlib.sha256(data).hexdigest()
-        if checksum(target, len(data)) == sha256:
-            return Content(len(data), sha256, written=False)
+        if _size_there(target) == len(data) and checksum(target, len(data)) == sha256:
+            return _Staged(name, Content(len(data), sha256, written=False), None)
         with self._temporary() as (file, temporary):
             file.write(data)
-            _replace(file, temporary, target)
-        return Content(len(data), sha256, written=True)
+            if _flush_all is None:
+                _flush(file)
+            file.close()
+            return _Staged(name, Content(len(data), sha256, written=True), temporary)
+
+    def _settle(self, group: Sequence[_Staged]) -> Iterator[tuple[str, Content]]:
+        """Gives staged files their names, once all that is in them is on the disk."""
+        if _flush_all is not None and any(staged.temporary for staged in group):
+            _flush_all(self.path)
+        for staged in group:
+            if staged.temporary is not None:
+                os.replace(staged.temporary, os.path.join(self.path, staged.name))
+        yield from ((staged.name, staged.content) for staged in group)
 
     def write_chunks(self, name: str, chunks: Iterable[bytes]) -> Content:
         """Like `write`, for content that need not fit into memory."""
-        target = self.path / name
-        _require_plain_file(target)
+        target = os.path.join(self.path, name)
+        _size_there(target)
         digest, size = hashlib.sha256(), 0
         with self._temporary() as (file, temporary):
             for chunk in chunks:
@@ -94,18 +143,18 @@ class Folder:
                 _replace(file, temporary, target)
             else:
                 file.close()
-                temporary.unlink()
+                os.unlink(temporary)
         return Content(size, digest.hexdigest(), written)
 
     @contextmanager
-    def _temporary(self) -> Iterator[tuple[BinaryIO, Path]]:
+    def _temporary(self) -> Iterator[tuple[BinaryIO, str]]:
         """A new file beside the others; it is removed if the block raises."""
-        path = self.path / _TEMPORARY.format(secrets.token_hex(8))
+        path = os.path.join(self.path, _TEMPORARY.format(secrets.token_hex(8)))
         try:
             with open(os.open(path, _CREATE, 0o666), "wb") as file:
                 yield file, path
         except BaseException:
-            path.unlink(missing_ok=True)
+            _unlink(path)
             raise
 
     def remove(self, name: str, *, respelled: str | None = None) -> bool:
@@ -179,13 +228,13 @@ def is_plain_name(name: str) -> bool:
     return name not in ("", ".", "..") and not re.search(r"[/\\:\x00]", name)
 
 
-def checksum(path: Path, size: int) -> str | None:
+def checksum(path: Path | str, size: int) -> str | None:
     """SHA-256 of a file of `size` bytes, as hexadecimal digits; None if there is no such file of that size."""
     try:
-        if path.stat().st_size != size:
+        if os.stat(path).st_size != size:
             return None
         digest = hashlib.sha256()
-        with path.open("rb") as file:
+        with open(path, "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
         return digest.hexdigest()
@@ -193,17 +242,36 @@ def checksum(path: Path, size: int) -> str | None:
         return None
 
 
-def _replace(file: BinaryIO, temporary: Path, target: Path) -> None:
+def _replace(file: BinaryIO, temporary: str, target: str) -> None:
     """Puts a whole file under its name; it is closed first, which Windows asks for."""
-    file.flush()
-    os.fsync(file.fileno())
+    _flush(file)
     file.close()
     os.replace(temporary, target)
 
 
-def _require_plain_file(path: Path) -> None:
-    if os.path.lexists(path) and not is_plain_file(path):
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _size_there(path: str) -> int | None:
+    """Size of the file at `path`; None if there is nothing.
+
+    Raises:
+        ExportError: Something else stands there.
+    """
+    try:
+        found = os.lstat(path)
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(found.st_mode):
         raise ExportError(f"{path} is not a file of its own (a symbolic link or a folder?); move it away")
+    return found.st_size
 
 
 def _same_file(one: Path, other: Path) -> bool:

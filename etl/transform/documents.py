@@ -6,12 +6,14 @@ number spellings, so values are brought to one form. Field order is the API's.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Shape
+from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Kind, Shape
+from etl.transform.jsontext import loads_sorted
 from etl.transform.rows import to_api
 
 Row = Mapping[str, Any]
@@ -35,8 +37,9 @@ _INTEGER_DIGITS = 4_000
 _EXACT_IN_DOUBLE = 2**53
 # ECMAScript, Number::toString.
 _JS_EXPONENT_FROM = 10**21
-# What is the same on every database as it stands.
-_SCALARS = (str, bool, type(None))
+# Numbers of an object or list that `canonical` may write otherwise: with an exponent, a fraction that ends in 0, or
+# more digits than a whole number below 1e21 has; and -0.
+_UNSETTLED_NUMBER = re.compile(r"[:,\[]\s*-?(?:\d{21}|\d+\.\d*0(?!\d)|\d+(?:\.\d+)?[eE]|(?<=-)0(?![.\d]))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,12 @@ def canonical(value: Any) -> Any:
     return root[0]
 
 
+def canonical_json(text: str) -> Any:
+    """`canonical` of what a JSON text says, without a look at each value where no number needs one."""
+    value = loads_sorted(text)
+    return value if type(value) in (dict, list) and not _UNSETTLED_NUMBER.search(text) else canonical(value)
+
+
 def whole_number(number: float | Decimal) -> int | None:
     """The integer that `number` is, digit for digit as it was written; None if it has a fraction or is too long."""
     if isinstance(number, int):
@@ -153,13 +162,13 @@ def _without_zeros(number: Decimal) -> Decimal:
 
 def _item(row: Row, shape: Shape) -> dict[str, Any]:
     """The API's object with its fields in the order of `shape`, unknown ones after them by name."""
-    item = to_api(row, shape)
-    for name, value in item.items():
-        if type(value) not in _SCALARS:
-            item[name] = canonical(value)
+    item = to_api(row, shape, read_json=canonical_json)
     if row.get("extra") or row.get("exact"):
-        order = {field.api: position for position, field in enumerate(shape.fields)}
-        return dict(sorted(item.items(), key=lambda pair: (order.get(pair[0], len(order)), pair[0])))
+        order = {name: position for position, name in enumerate(shape.names)}
+        return {name: canonical(item[name]) for name in sorted(item, key=lambda n: (order.get(n, len(order)), n))}
+    for name in shape.names_by_kind[Kind.NUMBER]:
+        if item.get(name) is not None:
+            item[name] = _canonical_number(item[name])
     return item
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
 
 class Kind(Enum):
@@ -45,10 +46,19 @@ class Shape:
     ignored: frozenset[str] = frozenset()
     known: frozenset[str] = field(init=False)
     hashed: tuple[str, ...] = field(init=False)
+    names: tuple[str, ...] = field(init=False)
+    columns: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "names", tuple(f.api for f in self.fields))
+        object.__setattr__(self, "columns", tuple(f.column for f in self.fields))
         object.__setattr__(self, "known", frozenset(f.api for f in self.fields) | self.ignored)
         object.__setattr__(self, "hashed", (*(f.column for f in self.fields), "extra", "exact"))
+
+    @cached_property
+    def names_by_kind(self) -> dict[Kind, tuple[str, ...]]:
+        """The API's names of the fields of each kind."""
+        return {kind: tuple(f.api for f in self.fields if f.kind is kind) for kind in Kind}
 
     def without(self, *api_names: str) -> Shape:
         """The same shape for a request that leaves these fields out; what stands in their place is no value."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -91,30 +91,30 @@ def from_api(
     return row
 
 
-def to_api(row: Mapping[str, Any], shape: Shape) -> dict[str, Any]:
-    """The object that `from_api` was given: the same fields with the same values, in the order of `shape`."""
-    exact = loads(row["exact"]) if row.get("exact") else {}
-    values = exact.get("values", {})
-    absent = exact.get("absent", ())
-    item: dict[str, Any] = {}
-    for field in shape.fields:
-        if field.api in absent:
-            continue
-        if values and (pointer := _pointer(field.api)) in values:
-            item[field.api] = _from_base64(values[pointer])
-            continue
-        value = row.get(field.column)
-        if value is None:
-            if field.api not in shape.optional:
-                item[field.api] = None
-        elif field.kind is Kind.JSON:
-            item[field.api] = loads(value)
-        elif field.kind is Kind.FLAG:
-            item[field.api] = bool(value)
-        elif field.column == "trace_id" and value == "" and shape.table == "observations":
-            item[field.api] = None
-        else:
-            item[field.api] = value
+def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], Any] = loads) -> dict[str, Any]:
+    """The object that `from_api` was given: the same fields with the same values, in the order of `shape`.
+
+    Args:
+        read_json: Reads what columns of JSON hold.
+    """
+    item = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
+    for name in shape.names_by_kind[Kind.JSON]:
+        if (text := item[name]) is not None:
+            item[name] = read_json(text)
+    for name in shape.names_by_kind[Kind.FLAG]:
+        if item[name] is not None:
+            item[name] = bool(item[name])
+    if item.get("traceId") == "" and shape.table == "observations":
+        item["traceId"] = None
+    values: dict[str, str] = {}
+    if row.get("exact"):
+        values = exact_values(row)
+        for name in loads(row["exact"]).get("absent", ()):
+            item.pop(name, None)
+        item.update({name: _from_base64(text) for name, text in values.items() if name in item})
+    for name in shape.optional:
+        if item.get(name, _ABSENT) is None and name not in values:
+            del item[name]
     if "" in values:
         item.update(_from_base64(values[""]))
     elif row.get("extra"):

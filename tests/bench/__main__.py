@@ -1,6 +1,7 @@
-"""How fast a bulk read is, beside what it costs at the least; `docs/performance.md` explains the figures.
+"""How fast a bulk read is, beside what it costs at the least, and how fast an export is, beside a script.
 
-Run it from the root of the checkout: `python -m tests.bench --traces 20000 --database both`.
+`docs/performance.md` explains the figures. Run it from the root of the checkout: `python -m tests.bench --traces 20000
+--database both`, or with `--export` for the session files alone.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tests.bench import floor
+from tests.bench import exports, floor
 from tests.bench.measure import (
     Database,
     Postgres,
@@ -61,15 +62,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": {"processors": os.cpu_count(), "system": platform.system(), "python": platform.python_version()},
         "databases": {},
     }
+    if given.export:
+        return _compare_exports(given, kinds, report)
     with running_server(given.traces, given.api) as server:
         for kind in kinds:
             with ExitStack() as stack:
                 database = DATABASES[kind](stack)
                 report["databases"][kind] = measure(database, server, given.rounds)
             print_table(kind, report["databases"][kind])
+    return _finish(given, report, mistakes_in)
+
+
+def _compare_exports(given: argparse.Namespace, kinds: Sequence[str], report: dict[str, Any]) -> int:
+    """One big session, and one a tenth of its size; every tenth trace has no session."""
+    one_session = ("--traces-per-session", str(given.traces))
+    with (
+        running_server(given.traces * 10 // 9, given.api, *one_session) as large,
+        running_server(given.traces // 9, given.api, *one_session) as small,
+    ):
+        for kind in kinds:
+            with ExitStack() as stack:
+                report["databases"][kind] = exports.measure(DATABASES[kind](stack), large, small, given.rounds)
+            exports.print_table(kind, report["databases"][kind])
+    return _finish(given, report, exports.mistakes_in)
+
+
+def _finish(
+    given: argparse.Namespace, report: dict[str, Any], mistakes_of: Callable[[dict[str, Any]], list[str]]
+) -> int:
     if given.json:
         given.json.write_text(json.dumps(report, indent=2) + "\n")
-    mistakes = [f"{kind}: {text}" for kind, result in report["databases"].items() for text in mistakes_in(result)]
+    mistakes = [f"{kind}: {text}" for kind, result in report["databases"].items() for text in mistakes_of(result)]
     sys.stderr.write("".join(f"{text}\n" for text in mistakes))
     return 1 if mistakes else 0
 
@@ -157,6 +180,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s; the best counts")
     parser.add_argument("--database", choices=(*DATABASES, "both"), default="both")
     parser.add_argument("--api", choices=("v3", "v4"), default="v3", help="what the mock server is; default: v3")
+    parser.add_argument("--export", action="store_true", help="compare the export of one big session with a script")
     parser.add_argument("--json", type=Path, help="write all figures to this file as well")
     return parser
 

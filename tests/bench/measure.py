@@ -71,10 +71,14 @@ class Database(Protocol):
 
 
 @contextmanager
-def running_server(traces: int, api: str) -> Iterator[Server]:
-    """Generated data of the last two weeks; the defaults of `etl.demo.generate` but for the number of traces."""
+def running_server(traces: int, api: str, *more: str) -> Iterator[Server]:
+    """Generated data of the last two weeks; the defaults of `etl.demo.generate` but for the number of traces.
+
+    Args:
+        more: Options of `python -m etl.demo`.
+    """
     end = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=1)
-    command = [sys.executable, "-m", "etl.demo", "--api", api, "--traces", str(traces), "--days", str(DAYS)]
+    command = [sys.executable, "-m", "etl.demo", "--api", api, "--traces", str(traces), "--days", str(DAYS), *more]
     with subprocess.Popen([*command, "--end", end.isoformat()], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -209,7 +213,16 @@ def forget_peak_memory() -> None:
 
 def peak_memory_mib() -> float | None:
     """The most memory that this process held since `forget_peak_memory`; None where the system does not tell."""
+    return _status_mib("VmHWM:")
+
+
+def memory_mib() -> float | None:
+    """The memory that this process holds now; None where the system does not tell."""
+    return _status_mib("VmRSS:")
+
+
+def _status_mib(name: str) -> float | None:
     if not _PEAK[0].exists():
         return None
     lines = (line.split() for line in _PEAK[0].read_text().splitlines())
-    return next((round(int(words[1]) / _MIB, 1) for words in lines if words[0] == "VmHWM:"), None)
+    return next((round(int(words[1]) / _MIB, 1) for words in lines if words[0] == name), None)

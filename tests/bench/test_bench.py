@@ -20,3 +20,18 @@ def test_floor_and_sync_store_the_same_rows_and_every_ratio_is_told(tmp_path: Pa
     assert all(ratio["wall"] > 0 and ratio["cpu"] > 0 for ratio in result["ratios"].values())
     assert set(result["ratios"]) == {"first_sync / floor", "read_again / parse", "floor / download"}
     assert "practical floor" in done.stdout
+
+
+def test_an_export_is_compared_with_a_script_that_writes_the_same_files(tmp_path: Path) -> None:
+    figures = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "tests.bench", "--export", "--traces", "180", "--rounds", "1"]
+    done = subprocess.run(
+        [*command, "--database", "sqlite", "--json", figures], cwd=_ROOT, capture_output=True, text=True, check=True
+    )
+
+    result = json.loads(figures.read_text())["databases"]["sqlite"]
+    assert result["traces"]["large"] > 150 > 50 > result["traces"]["small"] > 0
+    assert result["different_files"] == 0
+    assert set(result["ratios"]) == {"row / script", "full / script"}
+    assert all(ratio["wall"] > 0 and ratio["cpu"] > 0 for ratio in result["ratios"].values())
+    assert "script by hand" in done.stdout

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from export_data import fill, read_tree, trace
@@ -102,26 +102,33 @@ def test_two_exports_cannot_write_to_one_folder(engine: Engine, tmp_path: Path) 
     export_sessions(engine, S1, Options(tmp_path))
 
 
-def test_a_failed_write_leaves_neither_halves_nor_threads(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+def test_a_failed_write_leaves_neither_halves_nor_temporary_files(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
+    """With the flush of Linux, and file by file as elsewhere."""
     fill(engine, *(trace(f"t{n}") for n in range(200)))
-    calls = iter(range(10_000))
+    if call == "fsync":
+        monkeypatch.setattr("etl.export.files._flush_all", None)
+    calls, real = iter(range(10_000)), getattr(os, call)
 
-    def fsync(_descriptor: int) -> None:
+    def fails(*args: Any) -> None:
         if next(calls) == 90:
             raise OSError(28, "No space left on device")
+        real(*args)
 
-    monkeypatch.setattr(os, "fsync", fsync)
-    threads = threading.active_count()
-
+    monkeypatch.setattr(os, call, fails)
     with pytest.raises(ExportError, match="s1: No space left on device"):
         export_sessions(engine, S1, Options(tmp_path / "out"))
 
-    assert threads == threading.active_count()
+    monkeypatch.setattr(os, call, real)
     tree = read_tree(tmp_path / "out")
-    assert "s1/manifest.json" not in tree
     assert all(json.loads(content) for content in tree.values())
+    assert not [name for name in tree if not name.endswith(".json")]
+    assert "s1/manifest.json" not in tree
+    (result,) = export_sessions(engine, S1, Options(tmp_path / "out"))
+    assert (200, len(tree)) == (result.traces, result.unchanged)
+    assert verify_directory(tmp_path / "out") == []
 
 
 def test_verify_tells_each_difference(session: Path) -> None:

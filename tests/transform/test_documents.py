@@ -6,10 +6,15 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import simplejson
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from json_values import any_json, calm
 
 from etl.transform import scores as v3
-from etl.transform.documents import canonical, full_document, row_document, trace_item
+from etl.transform.documents import canonical, canonical_json, full_document, row_document, trace_item
 from etl.transform.fields import OBSERVATION, SCORE_LEGACY, SCORE_V3, TRACE, TRACE_DOCUMENT
+from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, from_api
 
 TRACE_FIELDS = {field.api: None for field in TRACE_DOCUMENT.fields} | {
@@ -203,6 +208,25 @@ def test_keys_are_sorted_at_every_depth_and_the_given_value_stays() -> None:
     assert '{"a": 1, "b": [{"c": 2, "d": 1}]}'.replace('"', "'") == str(canonical(value))
     assert value == {"b": [{"d": 1.0, "c": 2}], "a": 1}
     assert list(value) == ["b", "a"]
+
+
+_NUMBERS = st.one_of(
+    st.integers(-(10**24), 10**24),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.integers(-(10**6), 10**6).map(float),
+    st.decimals(allow_nan=False, allow_infinity=False, places=21),
+    st.sampled_from(["-0.0", "1e22", "1E+3", "1.50", "100", "123456789012345678901.0", "0.10", "1e-7"]).map(Decimal),
+)
+
+
+@given(value=st.recursive(_NUMBERS | any_json(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@settings(calm, max_examples=200)
+def test_reading_a_text_in_the_one_form_is_the_same_as_bringing_its_value_to_it(value: Any) -> None:
+    stored = dumps(value)
+    as_postgres_gives_it = simplejson.dumps(value, separators=(", ", ": "), use_decimal=True)
+
+    for text in (stored, as_postgres_gives_it):
+        assert repr(canonical(loads(text))) == repr(canonical_json(text))
 
 
 def test_depth_is_no_limit() -> None:
