@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -27,7 +28,11 @@ from etl.load.tables import VERSION_TABLE, metadata
 from etl.values import identifier
 
 NewEngine = Callable[[], Engine]
-VIEWS = {"trace_summary", "session_summary", "daily_usage", "sync_coverage"}
+FIRST_VIEWS = {"trace_summary", "session_summary", "daily_usage", "sync_coverage"}
+VIEWS = FIRST_VIEWS | {
+    "daily_cost", "latency_daily", "user_summary", "score_summary", "error_observations", "prompt_version_stats",
+}  # fmt: skip
+OF_VIEWS = "vx_"  # the indexes that are there for the views; like those, only migrations know them
 
 
 def migrated(engine: Engine, revision: str) -> None:
@@ -65,6 +70,7 @@ def shape(conn: Connection) -> dict[str, Any]:
             "indexes": sorted(
                 (index["name"], index["column_names"], index["unique"])
                 for index in inspector.get_indexes(table, schema=schema)
+                if not str(index["name"]).startswith(OF_VIEWS)
             ),
             "unique": inspector.get_unique_constraints(table, schema=schema),
             "foreign": inspector.get_foreign_keys(table, schema=schema),
@@ -110,7 +116,8 @@ def test_migrations_make_exactly_the_tables_that_the_program_knows(new_engine: N
         metadata.create_all(conn)
     shapes = []
     for engine in (by_migrations, by_metadata):
-        with reading(engine) as conn:
+        with reading(engine) as conn, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", f"Skipped unsupported reflection of expression-based index {OF_VIEWS}")
             shapes.append(shape(conn))
 
     migrated_shape, known_shape = shapes
@@ -313,6 +320,22 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_old_state_whole(
     assert names(engine) == ({*metadata.tables, VERSION_TABLE}, VIEWS)
     if before:
         assert before == everything(engine)
+
+
+def test_one_revision_back_and_forth_leaves_the_first_views_in_between(new_engine: NewEngine) -> None:
+    engine = new_engine()
+    migrated(engine, "0002")
+    fill(engine)
+    with reading(engine) as conn:
+        before = {name: view(conn, name) for name in FIRST_VIEWS}
+    upgrade(engine)
+    assert names(engine)[1] == VIEWS
+    with reading(engine) as conn:
+        assert before == {name: view(conn, name) for name in FIRST_VIEWS}
+    migrated(engine, "0002")
+    assert names(engine)[1] == FIRST_VIEWS
+    with reading(engine) as conn:
+        assert before == {name: view(conn, name) for name in FIRST_VIEWS}
 
 
 @pytest.mark.parametrize("schema", ["Mixed_Case", "select", "user", "_x9"])
