@@ -324,7 +324,7 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_old_state_whole(
 
 def test_one_revision_back_and_forth_leaves_the_first_views_in_between(new_engine: NewEngine) -> None:
     engine = new_engine()
-    migrated(engine, "0002")
+    migrated(engine, "0003")
     fill(engine)
     with reading(engine) as conn:
         before = {name: view(conn, name) for name in FIRST_VIEWS}
@@ -332,7 +332,7 @@ def test_one_revision_back_and_forth_leaves_the_first_views_in_between(new_engin
     assert names(engine)[1] == VIEWS
     with reading(engine) as conn:
         assert before == {name: view(conn, name) for name in FIRST_VIEWS}
-    migrated(engine, "0002")
+    migrated(engine, "0003")
     assert names(engine)[1] == FIRST_VIEWS
     with reading(engine) as conn:
         assert before == {name: view(conn, name) for name in FIRST_VIEWS}

@@ -1,6 +1,6 @@
 """All views on both databases, and the indexes that they are read by.
 
-Revision ID: 0003
+Revision ID: 0004
 """
 
 import runpy
@@ -8,8 +8,8 @@ from pathlib import Path
 
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 MOST = 2**63 - 1
 PERCENTS = (50, 95, 99)
