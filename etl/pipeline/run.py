@@ -338,7 +338,7 @@ class _Run:
 
     def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:
         deleted, reason = 0, None
-        if segment.proof in ("counted", "walked") and work.source.was_covered(segment.window):
+        if segment.proof in ("counted", "walked"):
             deleted, too_many = self._settle_absences(conn, work, kind, segment.window)
             if too_many:
                 segment = segment._replace(proof="doubtful")

@@ -55,10 +55,6 @@ class Source:
         """`window` could not be read, or not with proof."""
         self.tiers = tiers.after_failure(self.tiers, window)
 
-    def was_covered(self, window: Window) -> bool:
-        """Whether some of `window` had been read whole before this run."""
-        return bool(intersect(self.covered_before, window))
-
     def state(self) -> ledger.StreamState:
         """What `sync_state` keeps of it."""
         mark = watermark(self.origin, self.coverage)

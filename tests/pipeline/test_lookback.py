@@ -207,3 +207,18 @@ def test_a_deletion_that_a_pass_noticed_is_confirmed_an_hour_later_even_where_no
         assert by_id(database, "traces")[gone]["deleted_at"] is None
         sync(database, server, now=NOW + timedelta(hours=48, minutes=5))
         assert by_id(database, "traces")[gone]["deleted_at"] is not None
+
+
+def test_a_deletion_is_noticed_where_only_a_part_was_read_before(engine: Engine) -> None:
+    """The first whole read of a window tells of rows that are there from an attempt that broke off."""
+    data = generate(traces=250, days=0.1, observations_per_trace=0, scores_per_trace=0, end=NOW - timedelta(minutes=3))
+    start = NOW - timedelta(hours=3)
+    with MockLangfuse(data) as server:
+        server.faults.add("status", "/traces", after=2, status=400)  # after the first question and one page
+        assert sync(engine, server, now=NOW, start=start).status == "failed"
+        (gone, *others) = by_id(engine, "traces")
+        assert len(others) == 99
+        data.delete_trace(gone)
+        for minutes in (5, 70):
+            assert sync(engine, server, now=NOW + timedelta(minutes=minutes), start=start).status == "ok"
+    assert [row["id"] for row in rows(engine, "traces") if row["deleted_at"]] == [gone]
