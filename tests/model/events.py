@@ -13,7 +13,7 @@ from etl.demo import Dataset
 # Shorter than the defaults, so that a history is a few days and not months.
 LOOKBACK = (timedelta(minutes=40), timedelta(hours=5), timedelta(hours=60))
 LARGEST_TIER = LOOKBACK[-1]
-MOST_TRACES = 40
+MOST_TRACES = 20
 _TYPES = ("SPAN", "GENERATION", "EVENT")
 _SECOND = timedelta(seconds=1)
 
@@ -60,12 +60,16 @@ class World:
         return f"{kind}{self.numbers}"
 
     def put_trace(self, row: Row) -> None:
-        if not self._may(row["timestamp"], f"trace {row['id']}"):
+        # On v4 observations carry the trace's values, so they are written anew.
+        carriers = [entry.row for entry in self.data.observation_table.group(row["id"])] if self.modern else []
+        if not all(self._may(time, f"trace {row['id']}") for time in (row["timestamp"], *_starts(carriers))):
             return
         self.ever["traces"].add((row["id"],))
         if row.get("sessionId"):
             self.ever["sessions"].add((row["sessionId"],))
         self.data.put_trace(row)
+        for carrier in carriers:
+            self.data.put_observation(carrier | {"updatedAt": self.stamp()})
 
     def put_observation(self, row: Row) -> None:
         if not self._may(row["startTime"], f"observation {row['id']}"):
@@ -186,10 +190,6 @@ class EditTrace(Event):
             "output": {"edited": world.numbers}, "updatedAt": world.stamp(),
         }  # fmt: skip
         world.put_trace(chosen | change)
-        if world.modern:
-            # The observations carry the trace's values, so they are written anew.
-            for entry in world.data.observation_table.group(chosen["id"]):
-                world.put_observation(entry.row | {"updatedAt": world.stamp()})
 
 
 @dataclass(frozen=True)
@@ -340,6 +340,10 @@ def iso(moment: datetime) -> str:
 def _written(world: World) -> Row:
     at = world.stamp()
     return {"createdAt": at, "updatedAt": at}
+
+
+def _starts(rows: list[Row]) -> list[str]:
+    return [row["startTime"] for row in rows]
 
 
 def _pick(rows: list[Row], back: int) -> Row | None:

@@ -22,7 +22,6 @@ from etl.demo import MockLangfuse
 from etl.demo.endpoints.context import Request
 from etl.extract.walks import SeekWalk
 from etl.intervals import DAY, Window, merge, subtract
-from etl.load.deletions import MOST_ROWS
 from etl.load.engine import schema_of, writing
 from etl.pipeline.plan import Due, cut_for_reader
 from etl.pipeline.report import RunReport
@@ -33,7 +32,7 @@ from etl.service.projects import Connected
 from etl.service.sync import Explicit, for_each_project, run_project, sync_projects
 from etl.settings import Http, Sync
 
-PAGE, SEGMENT = 4, 10
+PAGE, SEGMENT, MOST_GONE = 3, 8, 4
 LAG = Sync().lag
 ROW_TABLES = ("traces", "observations", "scores", "sessions")
 _NO_SUCH_PROCESS = 2**30
@@ -126,8 +125,11 @@ def few_rows_are_many() -> Iterator[None]:
         "etl.pipeline.plan._ROWS_OF_ONE_REQUEST": PAGE,
         "etl.pipeline.sources._ROWS_PER_SLICE": SEGMENT,
         "etl.pipeline.sources._REREAD_ROWS_PER_RUN": 3 * SEGMENT,
+        "etl.pipeline.run._POLL_S": 0.01,
         "etl.pipeline.verify._ROWS_PER_WINDOW": SEGMENT,
+        "etl.load.deletions.MOST_ROWS": MOST_GONE,
         "etl.extract.client._BACKOFF": lambda state: 0.0,
+        "etl.extract.client._SHORTEST_HOLD_S": 0.0,
     }
     with contextlib.ExitStack() as stack:
         for name, value in sizes.items():
@@ -244,7 +246,7 @@ class Machine:
             if report.status == "ok" and not self._busy():
                 return
             if report.error and _TOO_MANY_GONE in report.error:
-                assert self.world.deleted > MOST_ROWS
+                assert self.world.deleted > MOST_GONE
                 self.repair()
             self.world.now += timedelta(minutes=5)
         raise AssertionError(f"not done after {_MOST_RUNS_TO_SETTLE} clean runs: {report}")

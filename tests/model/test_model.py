@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-import shutil
+import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from _pytest.mark import ParameterSet
 from events import (
     LARGEST_TIER,
     AddObservation,
@@ -44,7 +44,7 @@ from machine import (
     few_rows_are_many,
     sync,
 )
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, delete
 from syncing import Row, same_tables
 
 from etl.demo import MockLangfuse
@@ -54,6 +54,8 @@ from etl.load.tables import metadata
 from etl.transform.fields import OBSERVATION_V2_ONLY
 
 APIS = ("v3", "v4", "switch")
+# Files there are never written to a disk.
+_MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of an unguessable name is made there
 
 # What a row of the older API may have otherwise; keep in step with the table in docs/upgrade-to-v4.md.
 _OURS = {"content_hash", "read_from"}
@@ -72,8 +74,8 @@ WAITS = (5, 10, 25, 65, 65, 200, 400, 720, 1500, 4000)
 
 _age = st.sampled_from(AGES)
 _back = st.integers(0, 12)
-_few = st.integers(0, 3)
-INSERTS = st.builds(Insert, _age, st.integers(1, 7), _few, st.integers(0, 2), st.integers(0, 2), st.booleans())
+_few = st.integers(0, 2)
+INSERTS = st.builds(Insert, _age, st.integers(1, 5), _few, st.integers(0, 2), st.integers(0, 2), st.booleans())
 EVENTS: st.SearchStrategy[Event] = st.one_of(
     INSERTS,
     st.builds(EditTrace, _back, st.integers(0, 2)),
@@ -122,39 +124,26 @@ HISTORIES: st.SearchStrategy[list[Step]] = st.tuples(
 
 
 class Databases:
-    """Empty databases of one kind, made quickly: a copy of a file, or the same tables emptied."""
+    """Databases that are emptied and used again, because an engine compiles its statements only once."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._numbers = folder, itertools.count()
-        self._postgres: Engine | None = None
-        self._template = folder / "template.db"
-        engine = open_engine(f"sqlite:///{self._template}", "public")
-        upgrade(engine)
-        engine.dispose()
+        self._folder = folder
+        self._made: dict[tuple[str | None, str], Engine] = {}
 
-    @contextmanager
-    def sqlite(self) -> Iterator[Engine]:
-        path = self._folder / f"{next(self._numbers)}.db"
-        shutil.copy(self._template, path)
-        engine = open_engine(f"sqlite:///{path}", "public")
-        try:
-            yield engine
-        finally:
-            engine.dispose()
-            path.unlink()
-
-    @contextmanager
-    def postgres(self, url: str) -> Iterator[Engine]:
-        if self._postgres is None:
-            self._postgres = open_engine(url, "model")
-            upgrade(self._postgres)
-        with writing(self._postgres) as conn:
-            conn.execute(text("TRUNCATE " + ", ".join(f"model.{name}" for name in metadata.tables)))
-        yield self._postgres
+    def empty(self, name: str, postgres_url: str | None) -> Engine:
+        """The database of this name without any rows: a schema on Postgres, else a SQLite file."""
+        if (postgres_url, name) not in self._made:
+            self._made[postgres_url, name] = open_engine(postgres_url or f"sqlite:///{self._folder / name}.db", name)
+            upgrade(self._made[postgres_url, name])
+        engine = self._made[postgres_url, name]
+        with writing(engine) as conn:
+            for table in metadata.tables.values():
+                conn.execute(delete(table))
+        return engine
 
     def close(self) -> None:
-        if self._postgres is not None:
-            self._postgres.dispose()
+        for engine in self._made.values():
+            engine.dispose()
 
 
 class Case(NamedTuple):
@@ -172,14 +161,15 @@ def histories(api: str) -> st.SearchStrategy[Case]:
     return st.builds(Case, history, st.booleans(), st.booleans())
 
 
-def play(databases: Databases, engine: Engine, case: Case, api: str) -> None:
+def play(databases: Databases, case: Case, api: str, postgres_url: str | None = None) -> None:
     """The history, then quiet; the database is then compared with that of one run over what the server has now."""
     world = World(far=case.far, modern=api == "v4")
     server = MockLangfuse(
         world.data, api="v4" if api == "v4" else "v3", clock=lambda: world.now, shuffle_ties=True,
         overcount=case.overcount,
     )  # fmt: skip
-    with few_rows_are_many(), server, databases.sqlite() as clean:
+    engine, clean = databases.empty("model", postgres_url), databases.empty("clean", None)
+    with few_rows_are_many(), server:
         machine = Machine(engine, server, world)
         try:
             for step in case.history:
@@ -199,8 +189,6 @@ def converge(machine: Machine) -> None:
     what half a page hid (see `machine`), is found by `verify --repair`; verify looks at what was read once, so rows
     older than everything that was there at the first sync need a `backfill`.
     """
-    machine.world.now += timedelta(minutes=5)
-    machine.settle()
     for wait in (LARGEST_TIER / 2, timedelta(minutes=70)):
         machine.world.now += wait
         machine.settle()
@@ -247,25 +235,22 @@ def _key(row: Row) -> tuple[str, ...]:
     return (row["trace_id"] or "", row["id"]) if "start_time" in row else (row["id"],)
 
 
+@pytest.fixture(autouse=True)
+def hand_over_quickly() -> Iterator[None]:
+    """A page goes through the threads of server, reader and writer: each would wait 5 ms for the one before."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(0.000_5)
+    yield
+    sys.setswitchinterval(usual)
+
+
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
-    made = Databases(tmp_path_factory.mktemp("model"))
-    yield made
-    made.close()
+def databases() -> Iterator[Databases]:
+    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
+        made = Databases(Path(folder))
+        yield made
+        made.close()
 
-
-def quick(examples: int) -> settings:
-    """The same examples each time."""
-    return settings(COMMON, derandomize=True, max_examples=examples)
-
-
-def long(examples: int) -> settings:
-    """Other examples each time."""
-    return settings(COMMON, max_examples=examples, print_blob=True)
-
-
-# A first version: it stays out of `make test` until what it finds is mended.
-pytestmark = pytest.mark.soak
 
 COMMON = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
@@ -274,26 +259,32 @@ def check_histories(chosen: settings, api: str, databases: Databases, url: str |
     @chosen
     @given(histories(api))
     def check(case: Case) -> None:
-        with databases.sqlite() if url is None else databases.postgres(url) as engine:
-            play(databases, engine, case, api)
+        play(databases, case, api, url)
 
     check()
 
 
-@pytest.mark.parametrize("api", APIS)
-def test_after_any_history_the_tables_are_the_servers_truth(databases: Databases, api: str) -> None:
-    check_histories(quick(30), api, databases)
+def quick(**examples: int) -> list[ParameterSet]:
+    """So many examples of each kind; the others run only in `make soak` until what they find is mended."""
+    return [pytest.param(api, examples.get(api, 1), marks=() if api in examples else pytest.mark.soak) for api in APIS]
 
 
-@pytest.mark.parametrize("api", APIS)
-def test_on_postgres_the_tables_are_the_servers_truth(databases: Databases, postgres_url: str, api: str) -> None:
-    check_histories(quick(4), api, databases, postgres_url)
+@pytest.mark.parametrize(("api", "examples"), quick(v3=60))
+def test_after_any_history_the_tables_are_the_servers_truth(databases: Databases, api: str, examples: int) -> None:
+    check_histories(settings(COMMON, derandomize=True, max_examples=examples), api, databases)
+
+
+@pytest.mark.parametrize(("api", "examples"), quick(v3=12))
+def test_on_postgres_the_tables_are_the_servers_truth(
+    databases: Databases, postgres_url: str, api: str, examples: int
+) -> None:
+    check_histories(settings(COMMON, derandomize=True, max_examples=examples), api, databases, postgres_url)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("api", APIS)
 def test_after_thousands_of_histories_the_tables_are_the_servers_truth(databases: Databases, api: str) -> None:
-    check_histories(long(1_500), api, databases)
+    check_histories(settings(COMMON, max_examples=2_000, print_blob=True), api, databases)
 
 
 @pytest.mark.soak
@@ -301,4 +292,4 @@ def test_after_thousands_of_histories_the_tables_are_the_servers_truth(databases
 def test_after_hundreds_of_histories_postgres_holds_the_servers_truth(
     databases: Databases, postgres_url: str, api: str
 ) -> None:
-    check_histories(long(300), api, databases, postgres_url)
+    check_histories(settings(COMMON, max_examples=300, print_blob=True), api, databases, postgres_url)
