@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench soak lock clean
+.PHONY: demo test lint bench soak docs lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/langfuse-etl demo
@@ -23,6 +23,9 @@ soak: $(VENV)/dev
 bench: $(VENV)/dev
 	$(BIN)/python -m tests.bench
 	$(BIN)/python -m tests.bench --export
+
+docs: $(VENV)/dev
+	$(BIN)/python -m tests.docs
 
 lock: $(VENV)/dev
 	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --no-emit-index-url --no-emit-find-links \

