@@ -52,6 +52,10 @@ class DatabaseRefusedError(ConfigError):
 class DatabaseError(EtlError):
     """The database could not be opened, read or written."""
 
+    def __init__(self, message: str, *, needs_person: bool = False) -> None:
+        self.needs_person = needs_person
+        super().__init__(message)
+
 
 class LeaseHeldError(EtlError):
     """Another process holds the right to write. The text says who and since when."""

@@ -127,9 +127,9 @@ def _plain_errors(url: URL) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        raise DatabaseError(_explain(error.orig or error, url)) from None
+        raise _explained(error.orig or error, url) from None
     except sqlite3.Error as error:
-        raise DatabaseError(_explain(error, url)) from None
+        raise _explained(error, url) from None
     except PoolTimeoutError:
         raise DatabaseError(f"{_name(url)}: every connection of this process is busy") from None
 
@@ -139,20 +139,20 @@ def _name(url: URL) -> str:
     return f"database {url.database if url.get_backend_name() == 'sqlite' else url.set(query={}).render_as_string()}"
 
 
-def _explain(error: BaseException, url: URL) -> str:
+def _explained(error: BaseException, url: URL) -> DatabaseError:
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, psycopg.DataError):
         cause = cause.split(': "')[0]  # the value follows
-    if url.get_backend_name() == "sqlite":
-        advice = next((advice for part, advice in _SQLITE_ADVICE.items() if part in cause), "")
-    else:
-        advice = next((advice for part, advice in _POSTGRES_ADVICE.items() if part in cause), "")
-        if not advice and isinstance(error, psycopg.OperationalError):
-            advice = "is the server running, and are the URL, user and password right?"
-    return f"{_name(url)}: {cause}" + (f"; {advice}" if advice else "")
+    known = _SQLITE_ADVICE if url.get_backend_name() == "sqlite" else _POSTGRES_ADVICE
+    advice = next((advice for part, advice in known.items() if part in cause), "")
+    needs_person = advice not in ("", _LOCKED)
+    if not advice and isinstance(error, psycopg.OperationalError):
+        advice = "is the server running, and are the URL, user and password right?"
+    return DatabaseError(f"{_name(url)}: {cause}" + (f"; {advice}" if advice else ""), needs_person=needs_person)
 
 
 _NO_SPACE = "nothing of the page at hand was kept, free some space and run again"
+_LOCKED = "another program is writing to it, try again when it is done"
 _SQLITE_ADVICE = {
     "readonly": "make the file and its folder writable, or choose another with LANGFUSE_ETL_DATABASE_URL",
     "disk is full": _NO_SPACE,
@@ -160,7 +160,7 @@ _SQLITE_ADVICE = {
     "unable to open database file": "does the folder exist, and may you write there?",
     "not a database": "choose another file with LANGFUSE_ETL_DATABASE_URL",
     "malformed": "the file is damaged, restore a copy or choose another with LANGFUSE_ETL_DATABASE_URL",
-    "locked": "another program is writing to it, try again when it is done",
+    "locked": _LOCKED,
 }
 _POSTGRES_ADVICE = {
     "No space left": _NO_SPACE,

@@ -5,20 +5,22 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, column, func, select, table
+from sqlalchemy import Column, Connection, MetaData, Table, Text, func, select
 
 from etl.intervals import Window, merge, subtract
 from etl.load import ledger
 from etl.load.tables import ROW_TABLES, sync_runs
 from etl.load.types import Instant, instant_text
 
-_COVERAGE = table(
+# A view, kept apart from the tables that migrations are compared with.
+_COVERAGE = Table(
     "sync_coverage",
-    column("project_id"),
-    column("stream"),
-    column("range_start", Instant()),
-    column("range_end", Instant()),
-    column("state"),
+    MetaData(),
+    Column("project_id", Text),
+    Column("stream", Text),
+    Column("range_start", Instant()),
+    Column("range_end", Instant()),
+    Column("state", Text),
 )
 
 

@@ -107,9 +107,10 @@ class Daemon:
         except LeaseHeldError as held:
             if self._is_sqlite:
                 raise
-            if self._board.role != "standby":
-                log.info("standby: %s", held)
+            waits_already = self._board.role == "standby"
             self._board.become("standby", str(held))
+            if not waits_already:
+                log.info("standby: %s", held)
             self._attend(_STANDBY_ASKS_EVERY_S)
         except DatabaseRefusedError:
             raise

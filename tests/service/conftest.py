@@ -6,9 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from instances import Setup, data
+from instances import Nursery, Setup, data
 
 from etl.demo import MockLangfuse
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture
@@ -23,5 +30,5 @@ def sqlite_url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def setup(tmp_path: Path, server: MockLangfuse, sqlite_url: str) -> Setup:
-    return Setup(tmp_path, {"shop": server}, database_url=sqlite_url)
+def setup(nursery: Nursery, tmp_path: Path, server: MockLangfuse, sqlite_url: str) -> Setup:
+    return Setup(nursery, tmp_path, {"shop": server}, database_url=sqlite_url)

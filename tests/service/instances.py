@@ -22,25 +22,63 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate
 
-_START_S = 60.0  # a loaded machine takes its time to start Python
-# Starting Python costs more than most commands: one process imports the program, and forks for each of them.
-_SERIES = """
-import json, os, sys, tempfile
+_START_S = 60.0  # a loaded machine takes its time
+# Starting Python and importing the program costs seconds: one process does that, and forks for each command.
+_NURSERY = """
+import json, os, sys
 from etl.cli import main
-done = []
-for words in json.loads(sys.argv[1]):
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        if not (pid := os.fork()):
-            os.dup2(out.fileno(), 1)
-            os.dup2(err.fileno(), 2)
-            sys.argv = ["langfuse-etl", *words]
-            main()
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        out.seek(0)
-        err.seek(0)
-        done.append([code, out.read().decode(), err.read().decode()])
-print(json.dumps(done))
+for line in sys.stdin:
+    asked = json.loads(line)
+    if "poll" in asked:
+        pid, status = os.waitpid(asked["poll"], os.WNOHANG)
+        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(asked["folder"])
+        os.environ.clear()
+        os.environ.update(asked["environ"])
+        for number, name in enumerate([os.devnull, asked["out"], asked["err"]]):
+            opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            os.dup2(opened, number)
+            os.close(opened)
+        sys.argv = ["langfuse-etl", *asked["words"]]
+        exec(asked["before"])
+        main()
+    print(pid, flush=True)
 """
+
+
+class Nursery:
+    """Forks commands of the program; every one is a process of its own."""
+
+    def __init__(self) -> None:
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")}
+        environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+        self._process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", _NURSERY],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True,
+        )  # fmt: skip
+
+    def fork(self, folder: Path, environ: dict[str, str], words: Sequence[str], log: Path, *, before: str = "") -> int:
+        """The process id; what it prints goes to `log` (stderr) and to the same name with `.out`."""
+        asked = {"folder": str(folder), "environ": environ, "words": words, "before": before}
+        return int(self._ask(asked | {"err": str(log), "out": f"{log}.out"}))
+
+    def poll(self, pid: int) -> int | None:
+        """The exit code of a process that it forked; asked for again, an error."""
+        code: int | None = json.loads(self._ask({"poll": pid}))
+        return code
+
+    def close(self) -> None:
+        self._process.communicate(timeout=30)
+
+    def _ask(self, asked: dict[str, Any]) -> str:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        return self._process.stdout.readline()
 
 
 @functools.cache
@@ -71,9 +109,16 @@ class Setup:
     """A folder with a settings file for one or several servers, and the environment for it."""
 
     def __init__(
-        self, folder: Path, servers: dict[str, MockLangfuse | str], *, database_url: str, schema: str = "public"
+        self,
+        nursery: Nursery,
+        folder: Path,
+        servers: dict[str, MockLangfuse | str],
+        *,
+        database_url: str,
+        schema: str = "public",
     ) -> None:
-        self.folder = folder
+        self.nursery, self.folder = nursery, folder
+        self._commands = 0
         self.settings: dict[str, Any] = {
             "projects": [
                 {
@@ -92,8 +137,7 @@ class Setup:
         self.environ = {
             name: value for name, value in os.environ.items() if not name.startswith(("LANGFUSE", "KEY_", "COV"))
         }
-        self.environ |= {"LANGFUSE_ETL_DATABASE_URL": database_url, "PYTHONUNBUFFERED": "1"}
-        self.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
+        self.environ["LANGFUSE_ETL_DATABASE_URL"] = database_url
         for index in range(len(servers)):
             self.secret_file(index).write_text(SECRET_KEY)
             self.environ[f"KEY_{index}_PUBLIC"] = PUBLIC_KEY
@@ -107,19 +151,17 @@ class Setup:
         """Writes the settings as they stand now."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings))
 
-    def commands(self, *commands: Sequence[str]) -> list[Done]:
-        """Other commands beside the service, one after the other."""
-        done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", _SERIES, json.dumps(commands)],
-            capture_output=True, text=True, env=self.environ, cwd=self.folder, timeout=120, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        assert SECRET_KEY not in done.stdout
-        return [Done(*one) for one in json.loads(done.stdout)]
-
     def command(self, *words: str) -> Done:
         """Another command beside the service."""
-        (done,) = self.commands(words)
+        self._commands += 1
+        log = self.folder / f"command-{self._commands}"
+        pid = self.nursery.fork(self.folder, self.environ, words, log)
+        code = None
+        while code is None:
+            time.sleep(0.02)
+            code = self.nursery.poll(pid)
+        done = Done(code, Path(f"{log}.out").read_text(), log.read_text())
+        assert SECRET_KEY not in done.out + done.err
         return done
 
 
@@ -127,18 +169,15 @@ class Instance:
     """`langfuse-etl run`; killed at the end of the block if it still runs.
 
     Args:
-        before: Python that runs first, in the process that becomes the service.
+        before: Python that runs first, in the same process.
         options: Before the word `run`.
     """
 
     def __init__(self, setup: Setup, *, before: str = "", options: Sequence[str] = (), name: str = "service") -> None:
-        self._log_path = setup.folder / f"{name}.log"
-        self._log_file = self._log_path.open("wb")
-        program = f"import os, sys\n{before}\nos.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, "-W", "error", "-m", "etl", *options, "run"],
-            stdout=self._log_file, stderr=self._log_file, env=setup.environ, cwd=setup.folder,
-        )  # fmt: skip
+        self._nursery, self._log = setup.nursery, setup.folder / f"{name}.log"
+        self._log.write_text("")
+        self.pid = self._nursery.fork(setup.folder, setup.environ, [*options, "run"], self._log, before=before)
+        self._code: int | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -146,15 +185,23 @@ class Instance:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.process.kill()
-        self.process.wait()
-        self._log_file.close()
+        if self.code() is None:
+            self.stop(signal.SIGKILL)
         if error is None:
             assert SECRET_KEY not in self.log()
             assert "Traceback" not in self.log()
 
+    def code(self) -> int | None:
+        """The exit code (negative: the signal that ended it); None while it runs."""
+        if self._code is None:
+            self._code = self._nursery.poll(self.pid)
+        return self._code
+
+    def send(self, number: signal.Signals) -> None:
+        os.kill(self.pid, number)
+
     def log(self) -> str:
-        return self._log_path.read_text()
+        return self._log.read_text()
 
     def wait_for(self, holds: Callable[[], Any], timeout_s: float = _START_S) -> Any:
         """What `holds` returns as soon as it is true; an assertion with the log if that takes too long."""
@@ -163,7 +210,7 @@ class Instance:
             found = holds()
             if found:
                 return found
-            assert self.process.poll() is None, f"it ended with {self.process.returncode}:\n{self.log()}"
+            assert self.code() is None, f"it ended with {self.code()}:\n{self.log()}"
             time.sleep(0.05)
         raise AssertionError(f"not within {timeout_s:g} s; the log:\n{self.log()}")
 
@@ -198,5 +245,13 @@ class Instance:
 
     def stop(self, number: signal.Signals = signal.SIGTERM, timeout_s: float = 10.0) -> int:
         """Sends a signal; the exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(timeout_s)
+        self.send(number)
+        return self.wait(timeout_s)
+
+    def wait(self, timeout_s: float = 10.0) -> int:
+        """The exit code; an assertion if it does not end."""
+        deadline = time.monotonic() + timeout_s
+        while (code := self.code()) is None:
+            assert time.monotonic() < deadline, f"it has not ended within {timeout_s:g} s:\n{self.log()}"
+            time.sleep(0.02)
+        return code

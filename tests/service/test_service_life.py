@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import requests
 from database_looks import count
-from instances import Instance, Setup, data, make_data
+from instances import Instance, Nursery, Setup, data, make_data
 
 from etl.demo import MockLangfuse
 from etl.load.engine import open_engine, reading
@@ -51,16 +51,16 @@ def test_it_copies_at_once_then_on_its_schedule_and_ends_in_good_order(setup: Se
         service.wait_for(lambda: service.runs("shop") >= 2)
         assert service.get("/healthz").json()["alive"] is True
         assert service.get("/readyz").json() == {"ready": True, "role": "leader", "reasons": [], "notes": []}
-        shown, *refused = setup.commands(["status", "--json"], *WRITING)
-        status = shown.document
+        status = setup.command("status", "--json").document
         assert status["service"]["running"] is True
-        assert status["service"]["pid"] == service.process.pid
+        assert status["service"]["pid"] == service.pid
         (project,) = status["projects"]
         assert project["next_run"] is not None
         assert project["trouble"] is None
-        for one in refused:
+        for words in WRITING:
+            one = setup.command(*words)
             assert (one.code, one.out) == (1, "")
-            assert one.err.startswith(f"error: process {service.process.pid} on ")
+            assert one.err.startswith(f"error: process {service.pid} on ")
         assert service.stop() == 0
         *_, last = service.log().splitlines()
         assert last.endswith("stopped")
@@ -120,7 +120,7 @@ def test_a_second_signal_ends_it_at_once_and_nothing_is_lost(
     server.faults.add("slow", "/projects", delay_s=60)
     with Instance(patient) as service:
         service.wait_for(lambda: server.faults.fired)
-        service.process.send_signal(signal.SIGTERM)
+        service.send(signal.SIGTERM)
         service.wait_for_log("stopping")
         started = time.monotonic()
         assert service.stop() == 130
@@ -136,7 +136,7 @@ def test_a_hangup_reads_the_settings_again_and_keeps_the_former_ones_if_they_are
         service.wait_for(lambda: service.runs("shop"))
         setup.settings["sync"]["every"] = "often"
         setup.write()
-        service.process.send_signal(signal.SIGHUP)
+        service.send(signal.SIGHUP)
         service.wait_for_log("the former one stays: sync.every: 'often'")
         service.wait_for_runs("shop")
 
@@ -144,7 +144,7 @@ def test_a_hangup_reads_the_settings_again_and_keeps_the_former_ones_if_they_are
         setup.settings["projects"][0]["name"] = "renamed"
         setup.settings["service"] = {"listen": "127.0.0.1:1", "ready_lag": "1s"}
         setup.write()
-        service.process.send_signal(signal.SIGHUP)
+        service.send(signal.SIGHUP)
         service.wait_for_log("service.listen was changed; that takes a restart")
         service.wait_for(lambda: service.runs("renamed"))
         assert service.metric("langfuse_etl_running", project="shop") is None
@@ -153,11 +153,13 @@ def test_a_hangup_reads_the_settings_again_and_keeps_the_former_ones_if_they_are
 
 
 def test_a_broken_and_a_slow_project_do_not_stop_the_others(
-    tmp_path: Path, server: MockLangfuse, sqlite_url: str
+    nursery: Nursery, tmp_path: Path, server: MockLangfuse, sqlite_url: str
 ) -> None:
     with MockLangfuse(make_data(50)) as slow:
         slow.faults.add("slow", times=None, delay_s=60)
-        setup = Setup(tmp_path, {"dead": "http://127.0.0.1:9", "slow": slow, "shop": server}, database_url=sqlite_url)
+        setup = Setup(
+            nursery, tmp_path, {"dead": "http://127.0.0.1:9", "slow": slow, "shop": server}, database_url=sqlite_url
+        )
         setup.settings["http"]["timeout"] = "2m"
         setup.write()
         with Instance(setup) as service:
