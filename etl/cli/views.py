@@ -88,6 +88,12 @@ def print_status(document: dict[str, Any]) -> None:
             )
         if project["next_run"] is not None:
             say(f"{project['name']}: next run at {project['next_run']}")
+        for stream in project["streams"]:
+            if (under_way := stream["after_switch"]) is not None:
+                say(
+                    f"{project['name']}: {stream['stream']} are read once more since the API changed:"
+                    f" pass {under_way['pass']}, {under_way['days_left']} days of it left"
+                )
     service = document["service"]
     if service["running"]:
         say(f"the service runs as process {service['pid']} on {service['host']} since {service['since']}")

@@ -35,6 +35,7 @@ class Dataset:
         self.event_table = Table()
         self._epochs: dict[str | None, int] = {}
         self._given_events: set[Hashable] = set()
+        self._unfilled: set[Hashable] = set()
 
     # -- changes
 
@@ -140,6 +141,34 @@ class Dataset:
             _remove_all(self.event_table, [e for e in self.event_table if _EVENT_COPY in _parts(e.key)])
             self.version += 1
 
+    def empty_v4(self) -> None:
+        """Hide all that came in so far from the v4 API, as right after an upgrade."""
+        with self.lock:
+            derived = [entry for entry in self.event_table if entry.key not in self._given_events]
+            self._unfilled.update(entry.key for entry in derived)
+            _remove_all(self.event_table, derived)
+            self.version += 1
+
+    def fill_v4(self, most: int | None = None) -> int:
+        """Show up to so many hidden rows again, oldest first, as the server's copying does; how many are still hidden.
+
+        What was deleted meanwhile does not come back.
+        """
+        with self.lock:
+            hidden = [
+                (event_id, entry)
+                for table, prefix in ((self.trace_table, "t-"), (self.observation_table, ""))
+                for entry in table
+                if _derived_key(entry.row, event_id := f"{prefix}{entry.id}") in self._unfilled
+            ]
+            hidden.sort(key=lambda pair: pair[1].time_ms)
+            shown = hidden if most is None else hidden[:most]
+            for event_id, entry in shown:
+                self._unfilled.discard(_derived_key(entry.row, event_id))
+                self._put_derived(event_id, entry)
+                self._touch(entry.row["traceId"] if "startTime" in entry.row else entry.id)
+            return len(hidden) - len(shown)
+
     # -- the truth
 
     def traces(self) -> list[Row]:
@@ -204,6 +233,7 @@ class Dataset:
     def _put_derived(self, event_id: str, entry: Entry) -> None:
         key = _derived_key(entry.row, event_id)
         self._given_events.discard(key)
+        self._unfilled.discard(key)
         self.event_table.put(Entry(key, event_id, entry.time_ms, entry.row), key[0])
 
     def _drop_derived(self, replaced: Entry | None, event_id: str) -> None:

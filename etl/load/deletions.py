@@ -1,12 +1,18 @@
-"""Rows that Langfuse has no more: seen by their absence, never by one look alone."""
+"""Rows that Langfuse has no more: seen by their absence, never by one look alone.
+
+A generation of the API vouches for the rows that it gave, and, once its history is whole (`known_since`), for those of
+the other generation, too, but for the ones that it lacked by then: `note_unknown` has noted these, and whoever noted
+what in `sync_absences` is told by the time. On v4 a trace that the traces API gave is seen through its copy or through
+its observations; only with the last of these gone it can be missed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Table, and_, delete, exists, insert, select, tuple_, update
+from sqlalchemy import Column, Connection, Exists, Select, Table, and_, delete, exists, insert, select, tuple_, update
 
 from etl.intervals import MILLISECOND, Window
 from etl.load.keys import Key
@@ -40,25 +46,28 @@ def settle_absences(
     *,
     read_from: Collection[str],
     read_started_at: datetime,
+    known_since: datetime | None = None,
     confirmed: bool = False,
     environments: Collection[str] | None = None,
 ) -> Absences:
     """Compares a complete read of `window` with what is stored there.
 
-    A row is marked `deleted_at` when two complete reads by the generation that stored it, at least `CONFIRM_AFTER`
-    apart and both begun after it was stored, lack it.
+    A row is marked `deleted_at` when two complete reads by a generation that knew it, at least `CONFIRM_AFTER` apart
+    and both begun after it was stored, lack it.
 
     Args:
         seen: The keys that the read brought, without the project: (id,), or (trace_id, id) for observations.
-        read_from: Which rows such a read would have brought, by their `read_from`.
+        read_from: Which rows this generation gives, by their `read_from`.
+        known_since: See `stored_keys`.
         read_started_at: The run's clock reading; marks carry it.
         environments: Only traces of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
     stored = stored_keys(
-        conn, project_id, stream, window, read_from=read_from, before=read_started_at, environments=environments
-    )
+        conn, project_id, stream, window, read_from=read_from, known_since=known_since, before=read_started_at,
+        environments=environments,
+    )  # fmt: skip
     _forget(conn, project_id, stream, set(seen))
     missing = stored - set(seen)
     if not missing:
@@ -69,21 +78,37 @@ def settle_absences(
     due = missing if confirmed else {k for k, at in noticed.items() if read_started_at - at >= CONFIRM_AFTER}
     _mark(conn, table, project_id, due, read_started_at)
     _forget(conn, project_id, stream, due)
-    new = missing - due - set(noticed)
-    if new:
-        rows = [
-            {"project_id": project_id, "stream": stream, "trace_id": _trace_id(key), "id": key[-1],
-             "noticed_at": read_started_at}
-            for key in sorted(new)
-        ]  # fmt: skip
-        conn.execute(insert(sync_absences), rows)
+    _note(conn, project_id, stream, missing - due - set(noticed), read_started_at)
     return Absences(sorted(due), too_many=False)
 
 
-def absences_to_confirm(conn: Connection, project_id: str, stream: str, now: datetime) -> list[Window]:
+def note_unknown(
+    conn: Connection,
+    project_id: str,
+    stream: str,
+    window: Window,
+    seen: Collection[Key],
+    *,
+    read_from: Collection[str],
+    now: datetime,
+    environments: Collection[str] | None = None,
+) -> None:
+    """Notes the stored rows of `window` that the other generation gave and that this one lacks, before it is whole."""
+    _forget(conn, project_id, stream, set(seen))
+    given = _foreign_keys(conn, project_id, stream, window, read_from, environments=environments)
+    unknown = given - set(seen)
+    _note(conn, project_id, stream, unknown - set(_noticed(conn, project_id, stream, unknown)), now)
+
+
+def absences_to_confirm(
+    conn: Connection, project_id: str, stream: str, now: datetime, *, noticed_from: datetime | None = None
+) -> list[Window]:
     """The milliseconds of stored rows that a complete read lacked long enough ago, newest first; few at a time.
 
     No tier may come by there again: rows are read about twice per tier in their life.
+
+    Args:
+        noticed_from: What was noted earlier is no deletion; see `note_unknown`.
     """
     table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
     absent = sync_absences.c
@@ -96,6 +121,7 @@ def absences_to_confirm(conn: Connection, project_id: str, stream: str, now: dat
             table.c.project_id == project_id,
             absent.stream == stream,
             absent.noticed_at <= now - CONFIRM_AFTER,
+            *(() if noticed_from is None else (absent.noticed_at >= noticed_from,)),
             table.c.deleted_at.is_(None),
         )
         .order_by(time.desc())
@@ -108,13 +134,10 @@ def absences_to_confirm(conn: Connection, project_id: str, stream: str, now: dat
 def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
     """Marks derived traces whose last observation was deleted, and derived sessions whose last trace was.
 
-    Only rows with `read_from = 'observations'`: what an API answered itself is missed by its own reads.
+    A trace that the traces API gave may have a copy among the observations; so it is noted as absent, and marked when
+    a read of its place an hour later shows none. What was read from this API itself is missed by its own reads.
     """
-    of_trace = exists().where(
-        observations.c.project_id == traces.c.project_id,
-        observations.c.trace_id == traces.c.id,
-        observations.c.deleted_at.is_(None),
-    )
+    of_trace = _with_observations()
     derived = (traces.c.project_id == project_id, traces.c.read_from == "observations", traces.c.deleted_at.is_(None))
     session_ids: set[str] = set()
     for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
@@ -123,6 +146,11 @@ def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collect
         rows = conn.execute(gone).all()
         _mark(conn, traces, project_id, {(row.id,) for row in rows}, now)
         session_ids |= {row.session_id for row in rows if row.session_id is not None}
+        given = (traces.c.project_id == project_id, traces.c.read_from == "traces", traces.c.deleted_at.is_(None))
+        left: set[Key] = {
+            (row.id,) for row in conn.execute(select(traces.c.id).where(*given, traces.c.id.in_(ids), ~of_trace))
+        }
+        _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), now)
     of_session = exists().where(
         traces.c.project_id == sessions.c.project_id,
         traces.c.session_id == sessions.c.id,
@@ -145,33 +173,89 @@ def stored_keys(
     window: Window,
     *,
     read_from: Collection[str],
+    known_since: datetime | None = None,
     before: datetime | None = None,
     environments: Collection[str] | None = None,
 ) -> set[Key]:
-    """The keys, without the project, of stored rows of a window that are not marked as deleted.
+    """The keys, without the project, of stored rows of a window that a generation of the API would bring now.
 
     Args:
-        read_from: Only rows with one of these in that column.
+        read_from: Which rows it gives itself, by that column.
+        known_since: When it was found to have its whole history; rows of the other generation that it did not lack
+            then are among the keys. None if it was not, or if there never was another generation.
         before: Only rows first seen before this moment; None for all.
         environments: Of traces only those of these environments; None for all.
     """
     table = ROW_TABLES[stream]
+    own = _in_window(table, project_id, stream, window, before=before, environments=environments)
+    keys = {tuple(row) for row in conn.execute(own.where(table.c.read_from.in_(sorted(read_from))))}
+    if known_since is not None:
+        given = _foreign_keys(conn, project_id, stream, window, read_from, before=before, environments=environments)
+        noticed = _noticed(conn, project_id, stream, given)
+        keys |= {key for key in given if key not in noticed or noticed[key] >= known_since}
+    return keys
+
+
+def _foreign_keys(
+    conn: Connection,
+    project_id: str,
+    stream: str,
+    window: Window,
+    read_from: Collection[str],
+    *,
+    before: datetime | None = None,
+    environments: Collection[str] | None = None,
+) -> set[Key]:
+    """The keys of rows that the other generation of the API gave, and that this one can be missing."""
+    table = ROW_TABLES[stream]
+    query = _in_window(table, project_id, stream, window, before=before, environments=environments)
+    query = query.where(table.c.read_from.not_in(sorted(read_from)))
+    if "trace_copy" in read_from:
+        query = query.where(table.c.read_from == "traces", ~_with_observations())
+    return {tuple(row) for row in conn.execute(query)}
+
+
+def _in_window(
+    table: Table,
+    project_id: str,
+    stream: str,
+    window: Window,
+    *,
+    before: datetime | None,
+    environments: Collection[str] | None,
+) -> Select[Any]:
+    """The keys of rows of a window that are not marked as deleted."""
     time = TIME_COLUMNS[stream]
     query = select(*_key_columns(table)).where(
         table.c.project_id == project_id,
         time >= instant_text(window.start),
         time < instant_text(window.end),
         table.c.deleted_at.is_(None),
-        table.c.read_from.in_(sorted(read_from)),
     )
     if environments is not None and stream == "traces":
         query = query.where(table.c.environment.in_(sorted(environments)))
-    if before is not None:
-        query = query.where(table.c.first_seen_at < before)
-    return {tuple(row) for row in conn.execute(query)}
+    return query if before is None else query.where(table.c.first_seen_at < before)
 
 
-def _key_columns(table: Table) -> list[Column[str]]:
+def _with_observations() -> Exists:
+    """Whether a row of `traces` has observations that are not marked as deleted."""
+    return exists().where(
+        observations.c.project_id == traces.c.project_id,
+        observations.c.trace_id == traces.c.id,
+        observations.c.deleted_at.is_(None),
+    )
+
+
+def _note(conn: Connection, project_id: str, stream: str, keys: Collection[Key], now: datetime) -> None:
+    rows = [
+        {"project_id": project_id, "stream": stream, "trace_id": _trace_id(key), "id": key[-1], "noticed_at": now}
+        for key in sorted(keys)
+    ]
+    if rows:
+        conn.execute(insert(sync_absences), rows)
+
+
+def _key_columns(table: Table) -> list[Column[Any]]:
     return [column for column in table.primary_key if column.name != "project_id"]
 
 

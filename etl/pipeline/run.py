@@ -23,11 +23,12 @@ from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, subtract
 from etl.load import lease, ledger
 from etl.load.compare import differing_stretch, keys_and_times
-from etl.load.deletions import settle_absences
+from etl.load.deletions import note_unknown, settle_absences
 from etl.load.engine import reading, writing
 from etl.load.keys import Key
 from etl.load.selection import of_stored_traces, stored_trace_ids
 from etl.load.types import instant_text
+from etl.pipeline import switch
 from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
@@ -67,6 +68,14 @@ class _Work:
     since: float = 0.0  # time.monotonic() when its open segment began
     seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
     ended: bool = False
+
+    def keys_in(self, window: Window, stream: str) -> list[Key]:
+        """The keys that came of one table, as far as their times are in `window`."""
+        return [key for key, at in self.seen.get(stream, {}).items() if _inside(at, window)]
+
+    def rows_in(self, window: Window) -> int:
+        """How many rows came whose times are in `window`."""
+        return sum(_inside(at, window) for seen in self.seen.values() for at in seen.values())
 
 
 def sync(
@@ -188,7 +197,8 @@ class _Run:
         self._children_read_to = max(ends, default=_NEVER)
         per_source = [[_Work(source, one) for one in due] for source, due in planned]
         longest = max(map(len, per_source), default=0)
-        return [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
+        works = [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
+        return sorted(works, key=lambda work: work.due.tier == switch.TIER)  # stable: nothing waits for these
 
     def _source_failed(self, name: str, error: ApiError) -> None:
         self._report.stream(name).failed_windows += 1
@@ -337,16 +347,21 @@ class _Run:
         return written.changed
 
     def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:
-        deleted, reason = 0, None
+        source, deleted, reason = work.source, 0, None
         if segment.proof in ("counted", "walked"):
-            deleted, too_many = self._settle_absences(conn, work, kind, segment.window)
-            if too_many:
-                segment = segment._replace(proof="doubtful")
-                reason = "too many stored rows are missing; `langfuse-etl verify --repair` marks them if they are gone"
+            if source.switch is not None and source.switch.notes_unknown(segment.window):
+                self._note_unknown(conn, work, kind, segment.window)
+            elif source.absence_counts(segment.window):
+                deleted, too_many = self._settle_absences(conn, work, kind, segment.window)
+                if too_many:
+                    segment = segment._replace(proof="doubtful")
+                    reason = (
+                        "too many stored rows are missing; `langfuse-etl verify --repair` marks them if they are gone"
+                    )
         if segment.proof in ledger.COVERING:
-            work.source.note_read(segment.window)
+            source.note_read(segment.window, work.rows_in)
         else:
-            work.source.note_failure(segment.window)
+            source.note_failure(segment.window)
         self._record(conn, work, segment, deleted, reason)
         work.closed.append(segment.window)
         work.changed = 0
@@ -363,15 +378,25 @@ class _Run:
             return 0, False
         marked, too_many = 0, False
         for stream, read_from in BRINGS[kind].items():
-            seen = [key for key, at in work.seen.get(stream, {}).items() if _inside(at, window)]
             absences = settle_absences(
-                conn, scope.project_id, stream, window, seen, read_from=read_from, read_started_at=scope.now,
+                conn, scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
+                read_started_at=scope.now, known_since=work.source.known_since,
                 confirmed=self._repair, environments=scope.environments,
             )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream == "observations" and absences.deleted:
                 refresh_after_deletion(conn, kind, scope.project_id, {key[0] for key in absences.deleted}, scope.now)
         return marked, too_many
+
+    def _note_unknown(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> None:
+        """Under filters a read says nothing of rows that were not asked for."""
+        if self._scope.filtered and not self._scope.mark_deletions:
+            return
+        for stream, read_from in BRINGS[kind].items():
+            note_unknown(
+                conn, self._scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
+                now=self._scope.now, environments=self._scope.environments,
+            )  # fmt: skip
 
     def _end(self, work: _Work, error: Exception | None) -> None:
         """A window's last delivery: whatever of it was not closed has failed."""

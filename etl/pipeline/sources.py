@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Connection, Engine
 
@@ -14,7 +17,7 @@ from etl.intervals import Window, intersect, merge, subtract
 from etl.load import ledger
 from etl.load.deletions import absences_to_confirm
 from etl.load.engine import reading
-from etl.pipeline import tiers
+from etl.pipeline import switch, tiers
 from etl.pipeline.plan import (
     ABSENCE,
     Due,
@@ -28,6 +31,8 @@ from etl.pipeline.plan import (
 from etl.pipeline.scope import Scope
 from etl.values import format_duration
 
+log = logging.getLogger(__name__)
+
 # What one run reads again at most of one stream, beyond one slice for each tier: live data must not wait for it.
 _REREAD_ROWS_PER_RUN = 20_000
 _ROWS_PER_SLICE = 5_000
@@ -35,7 +40,10 @@ _ROWS_PER_SLICE = 5_000
 
 @dataclass
 class Source:
-    """A stream that is really read, and those that follow from it (`covers`, itself among them)."""
+    """A stream that is really read, and those that follow from it (`covers`, itself among them).
+
+    `switch` is None where no other generation of the API was ever read.
+    """
 
     name: str
     covers: Sequence[str]
@@ -45,20 +53,40 @@ class Source:
     coverage: list[Window]
     covered_before: list[Window]
     tiers: tiers.Tiers
+    switch: switch.Switch | None = None
 
-    def note_read(self, window: Window) -> None:
-        """`window` was read whole."""
+    @property
+    def timed(self) -> Sequence[str]:
+        """Those of `covers` that have windows of their own; derived sessions come with their traces."""
+        return _timed(self.name, self.covers)
+
+    def note_read(self, window: Window, rows_in: Callable[[Window], int]) -> None:
+        """`window` was read whole; `rows_in` tells how many rows that brought in a part of it."""
         self.coverage = merge([*self.coverage, window])
         self.tiers = tiers.after_read(self.tiers, window)
+        if self.switch is not None:
+            self.switch = switch.after_read(self.switch, window, rows_in)
 
     def note_failure(self, window: Window) -> None:
         """`window` could not be read, or not with proof."""
         self.tiers = tiers.after_failure(self.tiers, window)
+        if self.switch is not None:
+            self.switch = switch.after_failure(self.switch, window)
+
+    @property
+    def known_since(self) -> datetime | None:
+        """Since when this generation vouches for rows that another one gave; None if it does not."""
+        return self.switch.settled_at if self.switch else None
+
+    def absence_counts(self, window: Window) -> bool:
+        """Whether a stored row that a complete read of `window` lacks may be a deleted one."""
+        return self.switch is None or self.switch.absence_counts(window)
 
     def state(self) -> ledger.StreamState:
         """What `sync_state` keeps of it."""
         mark = watermark(self.origin, self.coverage)
-        return ledger.StreamState(self.api, self.origin, mark, self.filters_hash, tiers.state_as_json(self.tiers))
+        plan = {"tiers": tiers.state_as_json(self.tiers), "switch": self.switch and switch.as_json(self.switch)}
+        return ledger.StreamState(self.api, self.origin, mark, self.filters_hash, json.dumps(plan))
 
 
 def plan(
@@ -108,20 +136,71 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     origin = scope.start
     if origin is None:
         origin = min(state.origin for state in known) if known and same_filters else _begin(reader, scope, name, edge)
-    stored = states[name].plan if name in states and same_filters else None
+    stored = _plan_of(states.get(name))
     state = tiers.start_due_passes(
-        tiers.state_from_json(stored, scope.lookback), now=scope.now, every=scope.every, coverage=coverage
+        tiers.state_from_json(stored["tiers"] if same_filters else None, scope.lookback),
+        now=scope.now,
+        every=scope.every,
+        coverage=coverage,
     )
-    return Source(name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state)
+    switched = any(state.api != reader.api for state in known)
+    return Source(
+        name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state,
+        _switch(stored["switch"], scope, name, [*coverage, Window(origin, edge)], switched, same_filters),
+    )  # fmt: skip
+
+
+def switch_of(state: ledger.StreamState | None) -> switch.Switch | None:
+    """Where a stream stands since another generation of the API was read; None if none ever was."""
+    stored = _plan_of(state)["switch"]
+    return None if stored is None else switch.from_json(stored)
+
+
+def _plan_of(state: ledger.StreamState | None) -> dict[str, Any]:
+    plan: dict[str, Any] = json.loads(state.plan) if state and state.plan else {"tiers": [], "switch": None}
+    return plan
+
+
+def _switch(
+    stored: dict[str, Any] | None,
+    scope: Scope,
+    name: str,
+    wanted: Sequence[Window],
+    switched: bool,
+    same_filters: bool,
+) -> switch.Switch | None:
+    before = None if stored is None else switch.from_json(stored)
+    # Under other filters nothing is covered, so what was read of an unfinished pass says nothing any more.
+    if switched or (before is not None and before.settled_at is None and not same_filters):
+        until = max(window.end for window in wanted)
+        return switch.begun(now=scope.now, until=until, wanted=wanted, kept_from=scope.kept_from)
+    if before is None:
+        return None
+    after = switch.resumed(before, now=scope.now, wanted=wanted)
+    if after.settled_at != before.settled_at:
+        log.info(
+            "%s of project %s: two passes after the change of the API agree on %d rows",
+            name, scope.project_name, after.rows,
+        )  # fmt: skip
+    return after
 
 
 def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnight_bound: bool) -> list[Due]:
+    absent: list[Window] = []
+    if scope.mark_deletions:
+        absent = merge(
+            window
+            for stream in source.timed
+            for window in absences_to_confirm(
+                conn, scope.project_id, stream, scope.now, noticed_from=source.known_since
+            )
+        )
     failed = ledger.failed_windows(conn, scope.project_id, source.name, scope.filters_hash) if scope.backs_off else []
     return due_in(
         source,
         edge=edge,
         held=held_back(failed, every=scope.every, now=scope.now),
-        absent=absences_to_confirm(conn, scope.project_id, source.name, scope.now) if scope.mark_deletions else (),
+        absent=[window for window in absent if source.absence_counts(window)],
         midnight_bound=midnight_bound,
         rows_stored=lambda window: ledger.rows_stored(conn, scope.project_id, source.name, window),
     )
@@ -140,16 +219,20 @@ def due_in(
 
     Args: as `plan.due_windows`, and `absent`: where rows were missing once, and are looked for a second time.
     """
+
+    def cut(window: Window) -> list[Window]:
+        return cut_by_rows(window, rows_stored(window), _ROWS_PER_SLICE, midnight_bound)
+
     slices = tiers.next_slices(
         source.tiers,
-        cut=lambda window: cut_by_rows(window, rows_stored(window), _ROWS_PER_SLICE, midnight_bound),
+        cut=cut,
         cost=rows_stored,
         budget=_REREAD_ROWS_PER_RUN,
     )
     again = [Due(one.window, format_duration(one.span), light=True) for one in slices]
     planned = [one.window for one in slices]
     again += [Due(left, ABSENCE, light=True) for one in absent for left in subtract(one, planned)]
-    return due_windows(
+    due = due_windows(
         origin=source.origin,
         edge=edge,
         coverage=source.coverage,
@@ -158,16 +241,31 @@ def due_in(
         midnight_bound=midnight_bound,
         rows_stored=rows_stored,
     )
+    if source.switch is None:
+        return due
+    last = switch.next_slices(
+        source.switch,
+        covered=source.coverage,
+        planned=[one.window for one in again],
+        cut=cut,
+        cost=rows_stored,
+        budget=_REREAD_ROWS_PER_RUN - sum(map(rows_stored, planned)),
+    )
+    return due + [Due(window, switch.TIER, light=True) for window in last]
 
 
 def common_coverage(conn: Connection, scope: Scope, name: str, covers: Sequence[str]) -> list[Window]:
     """What was read whole of everything that this source gives, by any generation of the API."""
-    # Derived sessions have no time of their own: they come with their traces.
-    timed = [stream for stream in covers if stream == name or stream != "sessions"]
-    whole, *others = (ledger.coverage(conn, scope.project_id, stream, scope.filters_hash) for stream in timed)
+    whole, *others = (
+        ledger.coverage(conn, scope.project_id, stream, scope.filters_hash) for stream in _timed(name, covers)
+    )
     for other in others:
         whole = [part for window in whole for part in intersect(other, window)]
     return whole
+
+
+def _timed(name: str, covers: Sequence[str]) -> list[str]:
+    return [stream for stream in covers if stream == name or stream != "sessions"]
 
 
 def _begin(reader: Reader, scope: Scope, name: str, edge: datetime) -> datetime:

@@ -12,7 +12,6 @@ In a run: `state_from_json`, `start_due_passes`, `next_slices`; then, window by 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -118,33 +117,31 @@ def after_failure(tiers: Sequence[TierState], window: Window) -> Tiers:
     )
 
 
-def state_as_json(tiers: Sequence[TierState]) -> str:
-    """The tiers as JSON text; spans in whole seconds, times in ISO 8601."""
-    return json.dumps(
-        [
-            {
-                "span_s": round(tier.span.total_seconds()),
-                "last_started_at": tier.last_started_at and tier.last_started_at.isoformat(),
-                "current": tier.current
-                and {"started_at": tier.current.started_at.isoformat(), "left": _texts(tier.current.left)},
-                "failed": _texts(tier.failed),
-            }
-            for tier in tiers
-        ]
-    )
+def state_as_json(tiers: Sequence[TierState]) -> list[dict[str, Any]]:
+    """The tiers as JSON can hold them; spans in whole seconds, times in ISO 8601."""
+    return [
+        {
+            "span_s": round(tier.span.total_seconds()),
+            "last_started_at": tier.last_started_at and tier.last_started_at.isoformat(),
+            "current": tier.current
+            and {"started_at": tier.current.started_at.isoformat(), "left": _texts(tier.current.left)},
+            "failed": _texts(tier.failed),
+        }
+        for tier in tiers
+    ]
 
 
-def state_from_json(text: str | None, spans: Iterable[timedelta]) -> Tiers:
+def state_from_json(stored: Iterable[dict[str, Any]] | None, spans: Iterable[timedelta]) -> Tiers:
     """The tiers of the configuration, ascending by span, as far as `state_as_json` knew them.
 
     A new tier smaller than a known one has been passed whenever that one was, for it promised more. A new largest
     tier is due at once, and reads what the largest known one owed, too, before that is forgotten.
 
     Args:
-        text: None if there is no state yet.
+        stored: None if there is no state yet.
         spans: Distinct, in whole seconds, above 0.
     """
-    known = sorted((_tier(stored) for stored in json.loads(text)), key=lambda tier: tier.span) if text else []
+    known = sorted(map(_tier, stored or ()), key=lambda tier: tier.span)
     return _settled(_known_or_new(span, known) for span in sorted(spans))
 
 

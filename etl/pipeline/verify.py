@@ -19,7 +19,8 @@ from etl.load.selection import of_stored_traces
 from etl.load.types import instant_text
 from etl.pipeline.plan import Due, cut_by_rows
 from etl.pipeline.scope import Scope
-from etl.pipeline.sources import common_coverage
+from etl.pipeline.sources import common_coverage, switch_of
+from etl.pipeline.switch import Switch
 from etl.transform.pages import BRINGS, Kind, rows_of
 
 log = logging.getLogger(__name__)
@@ -84,13 +85,15 @@ def compare_with_server(engine: Engine, reader: Reader, scope: Scope, span: Wind
 def _compare_window(
     engine: Engine, reader: Reader, scope: Scope, name: str, window: Window, full: bool, result: Comparison
 ) -> None:
+    with reading(engine) as conn:
+        switch = switch_of(ledger.stream_states(conn, scope.project_id).get(name))
     looked_at = _LookedAt()
     for page in reader.read(name, window, light=not full):
         _compare_page(engine, scope, page, looked_at)
         for segment in page.closes:
             result.windows += 1
             proven = segment.proof in ("counted", "walked")
-            gone = _count_gone(engine, scope, page.kind, segment.window, looked_at) if proven else 0
+            gone = _count_gone(engine, scope, switch, page.kind, segment.window, looked_at) if proven else 0
             result.deleted += gone
             result.doubtful += not proven
             if gone or not proven or looked_at.differs_in(segment.window):
@@ -126,15 +129,18 @@ def _compare_page(engine: Engine, scope: Scope, page: Page, looked_at: _LookedAt
             looked_at.changed.update({(table, key): times[key] for key in changed if key in times})
 
 
-def _count_gone(engine: Engine, scope: Scope, kind: Kind, window: Window, looked_at: _LookedAt) -> int:
-    tells = scope.mark_deletions or not scope.filtered
+def _count_gone(
+    engine: Engine, scope: Scope, switch: Switch | None, kind: Kind, window: Window, looked_at: _LookedAt
+) -> int:
+    tells = (scope.mark_deletions or not scope.filtered) and (switch is None or switch.absence_counts(window))
     if not tells or (scope.kept_from is not None and window.start < scope.kept_from):
         return 0
     gone = 0
     with reading(engine) as conn:
         for table, read_from in BRINGS[kind].items():
             stored = stored_keys(
-                conn, scope.project_id, table, window, read_from=read_from, environments=scope.environments
-            )
+                conn, scope.project_id, table, window, read_from=read_from,
+                known_since=switch.settled_at if switch else None, environments=scope.environments,
+            )  # fmt: skip
             gone += sum((table, key) not in looked_at.seen for key in stored)
     return gone

@@ -159,7 +159,8 @@ def _connected(project: Project, client: Client, engine: Engine, now: datetime |
     api = trusted or choose_api(client, project.api, recorded, moment)
     if recorded is not None and api != recorded:
         log.warning(
-            "project %s: read through the %s API from now on, no longer through the %s API; what is stored stays",
+            "project %s: read through the %s API from now on, no longer through the %s API; what is stored stays, and"
+            " is compared with it once more, after everything else, until two passes agree",
             project.name, api, recorded,
         )  # fmt: skip
     return Connected(project, client, info, version, api, _reader(api, client, project), moment)

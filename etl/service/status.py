@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from etl.config import Config
 from etl.load import lease, ledger
@@ -15,6 +15,8 @@ from etl.load.migrate import current_revision, head_revision
 from etl.load.schedule import Planned, all_planned
 from etl.load.status import StreamStatus, stream_statuses
 from etl.load.types import instant_text
+from etl.pipeline.sources import switch_of
+from etl.pipeline.switch import Switch
 from etl.settings import STREAMS
 
 
@@ -22,6 +24,8 @@ def status_report(config: Config) -> dict[str, Any]:
     """`{projects: [{name, id, api, streams: […], next_run, trouble}], database: {…}, service: {…}}`.
 
     Nulls for what was never read; `next_run` and `trouble` are null while no service runs.
+
+    `after_switch` of a stream tells of the passes after a change of the API, while they last; null at other times.
 
     Raises:
         DatabaseRefusedError: The database is not ours, or is newer than this program.
@@ -47,21 +51,23 @@ def _stored(engine: Engine) -> tuple[list[dict[str, Any]], dict[str, Planned], H
     """Every project, and what the service plans and who it is, if one runs."""
     now = datetime.now(UTC)
     with reading(engine) as conn:
-        projects = [
-            {
-                "name": project.entry or project.name or project.id,
-                "id": project.id,
-                "api": project.api,
-                "server_version": project.server_version,
-                "streams": [_stream(stream, now) for stream in stream_statuses(conn, project.id)],
-            }
-            for project in ledger.stored_projects(conn)
-        ]
+        projects = [_project(conn, project, now) for project in ledger.stored_projects(conn)]
         holder = lease.living_holder(conn)
         # Other commands hold the lease, too, but plan nothing.
         plans = all_planned(conn) if holder is not None else {}
         planned = {entry: plan for entry, plan in plans.items() if holder is not None and plan.owner == holder.token}
     return projects, planned, holder if planned else None
+
+
+def _project(conn: Connection, project: ledger.ProjectRecord, now: datetime) -> dict[str, Any]:
+    switches = {name: switch_of(state) for name, state in ledger.stream_states(conn, project.id).items()}
+    return {
+        "name": project.entry or project.name or project.id,
+        "id": project.id,
+        "api": project.api,
+        "server_version": project.server_version,
+        "streams": [_stream(stream, now, switches.get(stream.stream)) for stream in stream_statuses(conn, project.id)],
+    }
 
 
 def _plan(planned: Planned | None) -> dict[str, Any]:
@@ -83,7 +89,7 @@ def _service(holder: Holder | None) -> dict[str, Any]:
     return {"running": True, "host": holder.host, "pid": holder.pid, "since": instant_text(holder.acquired_at)}
 
 
-def _stream(stream: StreamStatus, now: datetime) -> dict[str, Any]:
+def _stream(stream: StreamStatus, now: datetime, switch: Switch | None = None) -> dict[str, Any]:
     edge = stream.live_edge
     return {
         "stream": stream.stream,
@@ -92,6 +98,18 @@ def _stream(stream: StreamStatus, now: datetime) -> dict[str, Any]:
         "rows": stream.rows,
         "gaps": stream.gaps,
         "last_run": stream.last_run,
+        "after_switch": None if switch is None or switch.settled_at is not None else _passes(switch),
+    }
+
+
+def _passes(switch: Switch) -> dict[str, Any]:
+    left = sum((window.end - window.start for window in switch.left), timedelta())
+    return {
+        "pass": switch.passes,
+        "started_at": instant_text(switch.started_at),
+        "rows": switch.rows,
+        "rows_before": switch.rows_before,
+        "days_left": round(left / timedelta(days=1), 2),
     }
 
 

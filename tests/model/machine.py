@@ -344,7 +344,7 @@ class Machine:
         return any(
             tier["current"] or tier["failed"]
             for state in rows(self.engine, "sync_state")
-            for tier in json.loads(state["plan"])
+            for tier in json.loads(state["plan"])["tiers"]
         )
 
     # Death
