@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from etl.cli.output import say
 from etl.config import Config, load_config
 from etl.load.engine import open_engine
 from etl.load.lease import Owner
-from etl.load.migrate import current_revision, head_revision
+from etl.load.migrate import current_revision, head_revision, require_current, upgrade
 from etl.pipeline.report import RunReport
 from etl.service.lease import write_lease
 
@@ -77,6 +78,27 @@ def writable(config: Config) -> Iterator[tuple[Engine, Owner]]:
 def say_copy(copy: Path) -> None:
     """Tells where the copy of a SQLite file is that was made before an upgrade."""
     say(f"the database was upgraded to revision {head_revision()}; the copy from before is {copy}")
+
+
+@contextmanager
+def unchanged_engine(config: Config) -> Iterator[Engine]:
+    """The database of the settings as it is; where there is none yet, an empty one that is thrown away.
+
+    Raises:
+        DatabaseRefusedError: It is not ours, or of another revision.
+    """
+    engine = engine_of(config)
+    if current_revision(engine) is not None:
+        require_current(engine)
+        yield engine
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        empty = open_engine(f"sqlite:///{Path(folder) / 'empty.db'}", "public")
+        try:
+            upgrade(empty)
+            yield empty
+        finally:
+            empty.dispose()
 
 
 def exit_with(reports: Sequence[RunReport]) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from etl.cli import views
-from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, upgraded_engine, writable
+from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, unchanged_engine, writable
 from etl.cli.output import print_json, print_table, say, say_error, sync_progress
 from etl.load.migrate import require_current
 from etl.pipeline.backfill import Estimate
@@ -42,8 +42,8 @@ def backfill(
     config = settings()
     chosen = choose_projects(config, project or [])
     if only_plan:
-        engine = upgraded_engine(config)
-        reports, estimates = plan_backfill(config, engine, projects=chosen, start=start, end=end)
+        with unchanged_engine(config) as engine:
+            reports, estimates = plan_backfill(config, engine, projects=chosen, start=start, end=end)
         _print_plan(reports, estimates, as_json)
         exit_with(reports)
         return

@@ -9,8 +9,9 @@ keeps the newer one (langfuse packages/shared/src/server/repositories/events.ts;
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
 from etl.errors import TooMuchError
 from etl.extract import scores_v3
@@ -18,7 +19,8 @@ from etl.extract.answers import instant, row_time
 from etl.extract.client import Answer, Client, Params
 from etl.extract.cursor import TimeOuts, read_by_cursor
 from etl.extract.oldest import EPOCH, oldest_by_bisection
-from etl.extract.readers import Api, Page
+from etl.extract.readers import Api, Expected, Page
+from etl.extract.selection import Selector, observation_selectors, of_traces
 from etl.extract.walks import MAX_LIMIT as SCORES_LIMIT
 from etl.intervals import Window
 from etl.transform.pages import Kind
@@ -31,16 +33,25 @@ MAX_LIMIT = 1_000
 # All groups. `metadata` comes whole only together with `io`; alone, its values are cut to 200 characters.
 FIELDS = "core,basic,time,io,metadata,model,usage,prompt,metrics,trace_context"
 LIGHT_FIELDS = "core,basic,time"
+_TRACE_CONTEXT = ("traceName", "release", "tags")
 _TRACE_IDS_PER_REQUEST = 20
 
 
 class ObservationsReader:
-    """Reads observations and scores; traces and sessions are made of the observations."""
+    """Reads observations and scores; traces and sessions are made of the observations.
+
+    Args:
+        filters: What selects traces, as `settings.Project` holds it. `read` gives the rows that fit; whose traces were
+            not stored before is for the caller to complete.
+    Raises:
+        ConfigError: A filter that this API cannot answer.
+    """
 
     api: Api = "observations"
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, filters: Mapping[str, Any] | None = None) -> None:
         self._client = client
+        self._selectors = observation_selectors(filters or {})
         self._time_outs = TimeOuts()
 
     def sources(self, streams: Sequence[str]) -> Sequence[str]:
@@ -58,36 +69,37 @@ class ObservationsReader:
     def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
         if source == "scores":
             return scores_v3.read_scores_v3(self._client, window, time_outs=self._time_outs)
-        return self._read_observations(window, light=light)
+        return self._read_selected(window, light=light)
 
-    def count(self, source: str, window: Window) -> int | None:
-        return None  # no list of this generation has a total
+    def expect(self, source: str, window: Window) -> Expected:
+        if source == "scores" or self._selectors == [Selector({})]:
+            return Expected(None)  # no list of this generation has a total
+        rows, selected = 0, set[str]()
+        for page in self._read_selected(window, light=True):
+            rows += len(page.items)
+            selected.update(_trace_ids(page))
+        return Expected(rows, len(selected), 2 * -(-len(selected) // _TRACE_IDS_PER_REQUEST))
 
     def page_limit(self, source: str) -> int:
         return SCORES_LIMIT if source == "scores" else MAX_LIMIT
 
-    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
+    def of_traces(self, trace_ids: Sequence[str], before: datetime) -> Iterator[Page]:
         window = Window(EPOCH, before)
-        for page in self._read_observations(window, {"traceId": trace_id}):
-            yield page._replace(closes=())
-        for page in scores_v3.read_scores_v3(self._client, window, {"traceId": trace_id}):
-            yield page._replace(closes=())
+        for ids in _batches(trace_ids):
+            for page in self._read_observations(window, of_traces(ids)):
+                yield page._replace(closes=())
+        # The server cuts lists at commas: scores of a trace whose id holds one come with the next run.
+        for ids in _batches([trace_id for trace_id in trace_ids if "," not in trace_id]):
+            for page in scores_v3.read_scores_v3(self._client, window, {"traceId": ",".join(ids)}):
+                yield page._replace(closes=())
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # Rows of one trace may lack its session id, so the id finds traces, and the traces give the rows.
         window = Window(EPOCH, before)
         trace_ids: dict[str, None] = {}
         for page in self._read_observations(window, {"sessionId": session_id}, light=True):
-            trace_ids.update(dict.fromkeys(str(item["traceId"]) for item in page.items if item.get("traceId")))
-        for trace_id in trace_ids:
-            for page in self._read_observations(window, {"traceId": trace_id}):
-                yield page._replace(closes=())
-        # The server cuts lists at commas: scores of a trace whose id holds one come with the next run.
-        wanted = [trace_id for trace_id in trace_ids if "," not in trace_id]
-        for first in range(0, len(wanted), _TRACE_IDS_PER_REQUEST):
-            chosen = {"traceId": ",".join(wanted[first : first + _TRACE_IDS_PER_REQUEST])}
-            for page in scores_v3.read_scores_v3(self._client, window, chosen):
-                yield page._replace(closes=())
+            trace_ids.update(dict.fromkeys(_trace_ids(page)))
+        yield from self.of_traces(list(trace_ids), before)
         for page in scores_v3.read_scores_v3(self._client, window, {"sessionId": session_id}):
             yield page._replace(closes=())
 
@@ -101,8 +113,27 @@ class ObservationsReader:
         data = answer.value["data"]
         return row_time(data[0], field, path) if data else None
 
+    def _read_selected(self, window: Window, *, light: bool) -> Iterator[Page]:
+        """The rows that the filters select; one that fits several of the selectors comes several times."""
+        *others, last = self._selectors
+        for selector in others:
+            for page in self._read_by(selector, window, light=light):
+                yield page._replace(closes=())
+        yield from self._read_by(last, window, light=light)
+
+    def _read_by(self, selector: Selector, window: Window, *, light: bool) -> Iterator[Page]:
+        if not selector.unnamed:
+            yield from self._read_observations(window, selector.params, light=light)
+            return
+        light_fields = f"{LIGHT_FIELDS},trace_context"
+        for page in self._read_observations(window, selector.params, light=light, light_fields=light_fields):
+            items = [item for item in page.items if not item.get("traceName")]
+            if page.kind is Kind.OBSERVATION_V2_CORE:
+                items = [{name: item[name] for name in item if name not in _TRACE_CONTEXT} for item in items]
+            yield page._replace(items=items)
+
     def _read_observations(
-        self, window: Window, chosen: Params | None = None, *, light: bool = False
+        self, window: Window, chosen: Params | None = None, *, light: bool = False, light_fields: str = LIGHT_FIELDS
     ) -> Iterator[Page]:
         """A row that the server cannot send even by itself comes without its contents; its segment is partial then."""
         alone = partial = False
@@ -111,12 +142,12 @@ class ObservationsReader:
             nonlocal alone, partial
             alone = False
             try:
-                return self._get(chosen or {}, LIGHT_FIELDS if light else FIELDS, part, limit, cursor)
+                return self._get(chosen or {}, light_fields if light else FIELDS, part, limit, cursor)
             except TooMuchError as error:
                 if limit > 1 or light:
                     raise
                 self._time_outs.note(error)
-            answer = self._get(chosen or {}, LIGHT_FIELDS, part, limit, cursor)
+            answer = self._get(chosen or {}, light_fields, part, limit, cursor)
             alone = partial = True
             ids = ", ".join(f"{item.get('id')} of trace {item.get('traceId')}" for item in answer.value["data"])
             log.warning("observation %s cannot be sent by the server; stored without contents", ids)
@@ -143,3 +174,12 @@ class ObservationsReader:
             **({"cursor": cursor} if cursor else {}),
         }
         return self._client.get_list(PATH, params, any_size=limit == 1)
+
+
+def _trace_ids(page: Page) -> list[str]:
+    return [str(item["traceId"]) for item in page.items if item.get("traceId")]
+
+
+def _batches(trace_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    for first in range(0, len(trace_ids), _TRACE_IDS_PER_REQUEST):
+        yield trace_ids[first : first + _TRACE_IDS_PER_REQUEST]

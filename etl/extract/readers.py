@@ -42,6 +42,18 @@ class Page(NamedTuple):
     selected: bool = False
 
 
+class Expected(NamedTuple):
+    """What reading a stretch would take, as far as the API tells.
+
+    `rows` is None where it has no totals. Under filters of rows: `selected` traces would be completed if none of them
+    is stored yet, by `completing` requests.
+    """
+
+    rows: int | None
+    selected: int = 0
+    completing: int = 0
+
+
 class Reader(Protocol):
     """One generation of the API. Methods raise `etl.errors.ApiError` and may be called from several threads."""
 
@@ -66,14 +78,14 @@ class Reader(Protocol):
             light: Leave out contents where the API allows it; such pages are marked.
         """
 
-    def count(self, source: str, window: Window) -> int | None:
-        """About how many rows `window` has, by one request; None if the API does not tell."""
+    def expect(self, source: str, window: Window) -> Expected:
+        """About what `window` has; nothing but counts and keys is asked for."""
 
     def page_limit(self, source: str) -> int:
         """How many rows one request brings at most."""
 
-    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
-        """Observations and scores of one trace before a moment, in pages that close nothing."""
+    def of_traces(self, trace_ids: Sequence[str], before: datetime) -> Iterator[Page]:
+        """Observations and scores of these traces before a moment, in pages that close nothing."""
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         """All that belongs to one session before a moment, in pages that close nothing."""

@@ -16,7 +16,7 @@ from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuc
 from etl.extract.answers import instant, row_time, total_items
 from etl.extract.client import Answer, Client, Params
 from etl.extract.oldest import EPOCH, oldest_by_bisection
-from etl.extract.readers import Api, Page, Segment
+from etl.extract.readers import Api, Expected, Page, Segment
 from etl.extract.scores_v3 import PATH as SCORES_PATH
 from etl.extract.scores_v3 import TIME_FIELD as SCORES_TIME
 from etl.extract.scores_v3 import get_scores_v3, read_scores_v3
@@ -155,15 +155,15 @@ class TracesReader:
             else:
                 return
 
-    def count(self, source: str, window: Window) -> int | None:
+    def expect(self, source: str, window: Window) -> Expected:
         # The cursor of the newest scores API has no total, but the older ones count about the same rows.
         lists = [SCORES_V2, SCORES_V1] if source == "scores" else [self._lists[source]]
         for endpoint in lists:
             try:
-                return total_items(self._list(endpoint, window, 1).value["meta"], endpoint.path)
+                return Expected(total_items(self._list(endpoint, window, 1).value["meta"], endpoint.path))
             except (ApiGoneError, NotFoundError):
                 continue
-        return None
+        return Expected(None)
 
     def page_limit(self, source: str) -> int:
         return MAX_LIMIT
@@ -174,10 +174,13 @@ class TracesReader:
         window = Window(EPOCH, before)
         for page in self._read_list(listed, window):
             yield page._replace(closes=())
-            for item in page.items:
-                yield from self.of_trace(str(item["id"]), before)
+            yield from self.of_traces([str(item["id"]) for item in page.items], before)
 
-    def of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
+    def of_traces(self, trace_ids: Sequence[str], before: datetime) -> Iterator[Page]:
+        for trace_id in trace_ids:
+            yield from self._of_trace(trace_id, before)
+
+    def _of_trace(self, trace_id: str, before: datetime) -> Iterator[Page]:
         # From the lists that a sync reads: inside the trace's own document the server shows prices and tiers of
         # observations that its lists leave out.
         window = Window(EPOCH, before)

@@ -60,7 +60,7 @@ def settle_absences(
         read_from: Which rows this generation gives, by their `read_from`.
         known_since: See `stored_keys`.
         read_started_at: The run's clock reading; marks carry it.
-        environments: Only traces of these were asked for; None for all.
+        environments: Only rows of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
@@ -184,7 +184,7 @@ def stored_keys(
         known_since: When it was found to have its whole history; rows of the other generation that it did not lack
             then are among the keys. None if it was not, or if there never was another generation.
         before: Only rows first seen before this moment; None for all.
-        environments: Of traces only those of these environments; None for all.
+        environments: Only rows of these environments; None for all.
     """
     table = ROW_TABLES[stream]
     own = _in_window(table, project_id, stream, window, before=before, environments=environments)
@@ -232,7 +232,7 @@ def _in_window(
         time < instant_text(window.end),
         table.c.deleted_at.is_(None),
     )
-    if environments is not None and stream == "traces":
+    if environments is not None:
         query = query.where(table.c.environment.in_(sorted(environments)))
     return query if before is None else query.where(table.c.first_seen_at < before)
 

@@ -21,12 +21,18 @@ _SECONDS_PER_REQUEST = 0.3
 
 
 class Estimate(NamedTuple):
-    """What a backfill would do. `rows` is None where the API gives no totals (v4, and scores by cursor)."""
+    """What a backfill would do. `rows` is None where the API gives no totals (v4, and scores by cursor).
+
+    Under filters of a v4 server: how many traces are selected, and how many requests complete them if none of them is
+    stored yet; `requests` and `seconds` count these, too.
+    """
 
     windows: int
     rows: int | None
     requests: int | None
     seconds: float | None
+    selected_traces: int = 0
+    completing_requests: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return dict(self._asdict())
@@ -58,25 +64,27 @@ def backfill_windows(
 def estimate(
     reader: Reader, windows: dict[str, list[Due]], span: Window, requests_per_second: Callable[[str], float | None]
 ) -> Estimate:
-    """Counts with one request for each source, and reads nothing.
+    """Counts with one request for each source, or by the keys of what filters of rows select; reads no contents.
 
     Args:
         requests_per_second: What the rate limit allows for a source; None if there is no limit.
     """
-    total_rows, total_windows, total_requests, seconds = 0, 0, 0, 0.0
+    total_rows, total_windows, total_requests, seconds, selected, completing = 0, 0, 0, 0.0, 0, 0
     countable = True
     for source, due in windows.items():
         if not due:
             continue
-        rows = reader.count(source, span)
-        if rows is None:
-            countable, rows = False, 0
-        requests = max(len(due), -(-rows // reader.page_limit(source)))
+        expected = reader.expect(source, span)
+        countable = countable and expected.rows is not None
+        rows = expected.rows or 0
+        selected += expected.selected
+        completing += expected.completing
+        requests = max(len(due), -(-rows // reader.page_limit(source))) + expected.completing
         rate = requests_per_second(source)
         total_rows += rows
         total_windows += max(len(due), -(-rows // _ROWS_PER_WINDOW))
         total_requests += requests
         seconds += requests * max(_SECONDS_PER_REQUEST, 1 / rate if rate else 0.0)
     if not countable:
-        return Estimate(total_windows, None, None, None)
-    return Estimate(total_windows, total_rows, total_requests, round(seconds, 1))
+        return Estimate(total_windows, None, None, None, selected, completing)
+    return Estimate(total_windows, total_rows, total_requests, round(seconds, 1), selected, completing)

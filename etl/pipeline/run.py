@@ -22,7 +22,7 @@ from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequ
 from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, subtract
 from etl.load import lease, ledger
-from etl.load.compare import differing_stretch, keys_and_times
+from etl.load.compare import differences, differing_stretch, keys_and_times
 from etl.load.deletions import note_unknown, settle_absences
 from etl.load.engine import reading, writing
 from etl.load.keys import Key
@@ -34,7 +34,7 @@ from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import refresh_after_deletion, store_rows
-from etl.transform.pages import BRINGS, SHAPES, Kind, rows_of
+from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, key_of, rows_of, selected_by_environment
 from etl.transform.rows import Row, RowError
 
 log = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ class _Work:
     changed: int = 0
     since: float = 0.0  # time.monotonic() when its open segment began
     seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
+    completed: set[str] = field(default_factory=set)  # traces that were asked for whole
     ended: bool = False
 
     def keys_in(self, window: Window, stream: str) -> list[Key]:
@@ -133,6 +134,7 @@ class _Run:
         self._repair = repair
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
+        self._children_read_to = _NEVER
         self._done = 0
         self._planned = 0
         self._started = time.monotonic()
@@ -192,13 +194,22 @@ class _Run:
     def _plan(self, explicit: Mapping[str, Sequence[Due]] | None) -> list[_Work]:
         """Due windows of all sources, interleaved so that every stream has its newest day soon."""
         planned = plan(self._engine, self._reader, self._scope, explicit=explicit, on_failure=self._source_failed)
-        children = [source for source, _ in planned if source.name in ("observations", "scores")]
-        ends = [window.end for source in children for window in source.covered_before]
-        self._children_read_to = max(ends, default=_NEVER)
+        if self._scope.filtered:
+            self._children_read_to = self._end_of_children()
         per_source = [[_Work(source, one) for one in due] for source, due in planned]
         longest = max(map(len, per_source), default=0)
         works = [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
         return sorted(works, key=lambda work: work.due.tier == switch.TIER)  # stable: nothing waits for these
+
+    def _end_of_children(self) -> datetime:
+        """Up to where observations or scores were read, in whichever run."""
+        with reading(self._engine) as conn:
+            ends = [
+                window.end
+                for stream in ("observations", "scores")
+                for window in ledger.coverage(conn, self._scope.project_id, stream, self._scope.filters_hash)
+            ]
+        return max(ends, default=_NEVER)
 
     def _source_failed(self, name: str, error: ApiError) -> None:
         self._report.stream(name).failed_windows += 1
@@ -268,27 +279,49 @@ class _Run:
                     for whole in self._reader.read(name, stretch):
                         flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
                         flaw = "doubtful" if "doubtful" in flaws else next(iter(flaws), flaw)
-                        yield from self._completed(whole._replace(closes=()))
+                        yield from self._completed(work, whole._replace(closes=()))
                 if flaw is not None and page.closes:
                     page = page._replace(closes=[segment._replace(proof=flaw) for segment in page.closes])
                     flaw = None
                 yield page
             else:
-                yield from self._completed(page)
+                yield from self._completed(work, page)
 
-    def _completed(self, page: Page) -> Iterator[Page]:
-        """Under filters: what was read before of a trace that is selected only now, and the page itself."""
+    def _completed(self, work: _Work, page: Page) -> Iterator[Page]:
+        """Under filters: all that belongs to a trace that is selected only now, and the page itself.
+
+        The rows of the page are stored last: as long as they are not, the trace is completed again.
+        """
+        if self._scope.filtered:
+            wanted = self._incomplete(page) - work.completed
+            work.completed |= wanted
+            own = {(page.kind, key_of(page.kind, item)) for item in page.items}
+            for part in self._reader.of_traces(sorted(wanted), self._scope.now) if wanted else ():
+                others = [item for item in part.items if (part.kind, key_of(part.kind, item)) not in own]
+                yield part._replace(items=others, selected=True)
+        yield page
+
+    def _incomplete(self, page: Page) -> set[str]:
+        """The traces of which the page shows something new, as far as the rest of it does not come by itself."""
         scope = self._scope
-        if scope.filtered and SHAPES[page.kind].table == "traces":
+        if SHAPES[page.kind].table == "traces":
             ids = {str(item.get("id")): str(item.get("timestamp")) for item in page.items}
             with reading(self._engine) as conn:
                 known = stored_trace_ids(conn, scope.project_id, ids)
-            for trace_id in ids.keys() - known:
-                # Where its children were not read yet, they come by themselves.
-                if ids[trace_id] < instant_text(self._children_read_to):
-                    for part in self._reader.of_trace(trace_id, scope.now):
-                        yield part._replace(selected=True)
-        yield page
+            # Where its children were not read yet, they come by themselves.
+            return {id_ for id_ in ids.keys() - known if ids[id_] < instant_text(self._children_read_to)}
+        if page.kind not in OBSERVATIONS_V2:
+            return set()
+        # Rows are selected, not traces: others of the same trace, new ones, too, may lack what the filters ask for.
+        tables = rows_of(
+            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
+            light=page.light,
+        )  # fmt: skip
+        found: set[str] = set()
+        with reading(self._engine) as conn:
+            for table, rows in tables.items():
+                found |= {key[0] for key in set().union(*differences(conn, table, rows)) if key[0]}
+        return found
 
     # Writing, here alone
 
@@ -322,7 +355,7 @@ class _Run:
             written = store_rows(
                 conn,
                 page.kind,
-                of_stored_traces(conn, scope.project_id, tables) if scope.filtered else tables,
+                self._selected(conn, page.kind, tables),
                 project_id=scope.project_id,
                 light=page.light,
                 now=scope.now,
@@ -336,6 +369,16 @@ class _Run:
         stream = self._report.stream(work.source.name)
         stream.rows_read += len(page.items)
         stream.rows_written += written.changed
+
+    def _selected(self, conn: Connection, kind: Kind, tables: Mapping[str, list[Row]]) -> Mapping[str, list[Row]]:
+        """What of the rows belongs to selected traces; on v4 the filters select the rows themselves."""
+        if not self._scope.filtered:
+            return tables
+        if kind not in OBSERVATIONS_V2:
+            return of_stored_traces(conn, self._scope.project_id, tables)
+        return {
+            name: [row for row in rows if name != "observations" or row["trace_id"]] for name, rows in tables.items()
+        }
 
     def _store_selected(self, page: Page, tables: Mapping[str, Sequence[Row]]) -> int:
         """Stores what belongs to a selected trace; it is no part of the window at hand. Returns the rows written."""
@@ -381,7 +424,8 @@ class _Run:
             absences = settle_absences(
                 conn, scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
                 read_started_at=scope.now, known_since=work.source.known_since,
-                confirmed=self._repair, environments=scope.environments,
+                confirmed=self._repair,
+                environments=scope.environments if selected_by_environment(kind, stream) else None,
             )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream == "observations" and absences.deleted:
@@ -395,7 +439,8 @@ class _Run:
         for stream, read_from in BRINGS[kind].items():
             note_unknown(
                 conn, self._scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
-                now=self._scope.now, environments=self._scope.environments,
+                now=self._scope.now,
+                environments=self._scope.environments if selected_by_environment(kind, stream) else None,
             )  # fmt: skip
 
     def _end(self, work: _Work, error: Exception | None) -> None:

@@ -51,7 +51,6 @@ class Source:
     filters_hash: str
     origin: datetime
     coverage: list[Window]
-    covered_before: list[Window]
     tiers: tiers.Tiers
     switch: switch.Switch | None = None
 
@@ -145,7 +144,7 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     )
     switched = any(state.api != reader.api for state in known)
     return Source(
-        name, covers, reader.api, scope.filters_hash, origin, coverage, coverage, state,
+        name, covers, reader.api, scope.filters_hash, origin, coverage, state,
         _switch(stored["switch"], scope, name, [*coverage, Window(origin, edge)], switched, same_filters),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ from etl.pipeline.plan import Due, cut_by_rows
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import common_coverage, switch_of
 from etl.pipeline.switch import Switch
-from etl.transform.pages import BRINGS, Kind, rows_of
+from etl.transform.pages import BRINGS, OBSERVATIONS_V2, Kind, rows_of, selected_by_environment
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +120,9 @@ def _compare_page(engine: Engine, scope: Scope, page: Page, looked_at: _LookedAt
         page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents, light=page.light
     )
     with reading(engine) as conn:
-        compared = of_stored_traces(conn, scope.project_id, tables) if scope.filtered else tables
+        # On v4 the filters select the rows themselves.
+        chosen_by_traces = scope.filtered and page.kind not in OBSERVATIONS_V2
+        compared = of_stored_traces(conn, scope.project_id, tables) if chosen_by_traces else tables
         for table, rows in compared.items():
             times = keys_and_times(table, rows)
             missing, changed = differences(conn, table, rows)
@@ -140,7 +142,8 @@ def _count_gone(
         for table, read_from in BRINGS[kind].items():
             stored = stored_keys(
                 conn, scope.project_id, table, window, read_from=read_from,
-                known_since=switch.settled_at if switch else None, environments=scope.environments,
+                known_since=switch.settled_at if switch else None,
+                environments=scope.environments if selected_by_environment(kind, table) else None,
             )  # fmt: skip
             gone += sum((table, key) not in looked_at.seen for key in stored)
     return gone

@@ -72,7 +72,7 @@ class Connected:
             project_id=self.info.id,
             project_name=self.settings.name,
             streams=self.settings.streams,
-            filters_hash=_hash_of(filters),
+            filters_hash=_hash_of(filters, self.settings.content),
             start=self.settings.start,
             lag=config.sync.lag,
             every=config.sync.every,
@@ -192,16 +192,15 @@ def _recorded_api(conn: Connection, project_id: str) -> Api | None:
 def _reader(api: Api, client: Client, project: Project) -> Reader:
     if api == "traces":
         return TracesReader(client, project.streams, project.filters)
-    if project.filters:
-        raise ConfigError(
-            f"project {project.name}: this server has only the observations API, whose rows are single observations;"
-            " filters of traces cannot be used there yet. Remove `filters` to copy every trace"
-        )
-    return ObservationsReader(client)
+    try:
+        return ObservationsReader(client, project.filters)
+    except ConfigError as error:
+        raise ConfigError(f"project {project.name}: {error}") from None
 
 
-def _hash_of(filters: Mapping[str, Any]) -> str:
-    """What coverage is kept under: another choice of traces is other coverage."""
-    if not filters:
+def _hash_of(filters: Mapping[str, Any], content: str) -> str:
+    """What coverage is kept under: another choice of traces is other coverage, and so is one without contents."""
+    choice = {**filters, **({} if content == "full" else {"content": content})}
+    if not choice:
         return _UNFILTERED
-    return hashlib.blake2b(dumps(filters).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(dumps(choice).encode(), digest_size=8).hexdigest()

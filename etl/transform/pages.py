@@ -105,6 +105,11 @@ BRINGS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
 }
 
 
+def selected_by_environment(kind: Kind, table: str) -> bool:
+    """Whether a filter on environments leaves rows of this table out of such pages."""
+    return table == "traces" or kind in OBSERVATIONS_V2
+
+
 def _marked(kind: Kind, tables: dict[str, list[Row]]) -> dict[str, list[Row]]:
     if kind in (Kind.TRACE_CORE, Kind.OBSERVATION_V2_CORE):
         for row in (row for rows in tables.values() for row in rows):

@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,26 @@ def test_the_database_may_be_postgres(bare_cli: Cli, server: MockLangfuse, postg
     assert report["status"] == "ok"
     rows = {one["stream"]: one["rows"] for one in bare_cli("status", "--json").document["projects"][0]["streams"]}
     assert rows == counts_in_data()
+
+
+def test_a_plan_of_a_backfill_makes_and_changes_no_database(cli: Cli) -> None:
+    words = ("backfill", "--from", "2020-01-01T00:00:00Z", "--plan", "--json")
+    before = cli(*words).document
+    assert before["windows"] > 0
+    assert not cli.database.exists()
+    cli("sync")
+    files = {path.name: path.read_bytes() for path in cli.folder.glob("*.db")}
+    assert cli(*words).document["rows"] == before["rows"] > 100
+    assert {path.name: path.read_bytes() for path in cli.folder.glob("*.db")} == files
+
+
+def test_a_plan_for_a_database_of_another_revision_is_refused(cli: Cli) -> None:
+    cli("db", "upgrade")
+    with closing(sqlite3.connect(cli.database)) as conn, conn:
+        conn.execute("UPDATE langfuse_etl_version SET version_num = '0001'")
+    result = cli("backfill", "--from", "2020-01-01T00:00:00Z", "--plan")
+    assert result.code == 3
+    assert "langfuse-etl db upgrade" in result.err
 
 
 # export

@@ -300,6 +300,14 @@ def test_without_content_no_input_or_output_is_stored(database: Engine) -> None:
     assert by_key(objects(database, "traces").values(), "input", "output") == expected
 
 
+def test_contents_that_are_wanted_later_are_read_then(database: Engine) -> None:
+    with MockLangfuse(small()) as server:
+        sync(database, server, content="none")
+        report = sync(database, server, now=NOW + timedelta(minutes=5))
+    assert report.status == "ok"
+    assert exactly(objects(database, "traces")) == exactly(listed_traces(small()))
+
+
 def test_only_the_streams_that_are_set_are_read(database: Engine) -> None:
     with MockLangfuse(small()) as server:
         report = sync(database, server, streams=["scores", "sessions"])

@@ -109,7 +109,7 @@ def _columns() -> Mapping[str, Column]:
     found = [
         *(Column(name, field(name), _TEXT) for name in names),
         *(Column(name, field(name), _TEXT) for name in ("parentObservationId", "userId", "sessionId")),
-        *(Column(name, field(name), _TEXT) for name in ("traceName", "release", "input", "output")),
+        *(Column(name, field(name), _TEXT) for name in ("traceName", "input", "output")),
         *(Column(name, instant(name), ("datetime",)) for name in ("startTime", "endTime")),
         *(Column(name, field(name), number) for name in ("latency", "timeToFirstToken", "promptVersion")),
         *(Column(name, field(name), number) for name in ("inputCost", "outputCost", "totalCost")),
