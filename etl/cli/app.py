@@ -58,6 +58,7 @@ app.command()(verify)
 def main() -> None:
     """Entry point: expected failures are one line on stderr and an exit code, never a traceback."""
     try:
+        _require_text(sys.argv[1:])
         # Without its standalone mode, click returns the code of a `typer.Exit`.
         code = app(prog_name="langfuse-etl", standalone_mode=False)
         if code == ShutdownRequested.exit_code:
@@ -82,6 +83,16 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
     finally:
         close_engines()
+
+
+def _require_text(arguments: list[str]) -> None:
+    """
+    Raises:
+        typer.BadParameter: The shell handed over bytes that are no UTF-8; nothing that is stored has such a name.
+    """
+    for number, argument in enumerate(arguments, 1):
+        if not argument.isascii() and any("\ud800" <= character <= "\udfff" for character in argument):
+            raise typer.BadParameter(f"argument {number} ({argument!a}) is not text in UTF-8")
 
 
 def _leave(code: int) -> NoReturn:

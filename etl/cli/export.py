@@ -71,11 +71,9 @@ def export_command(
     if not (sessions or trace or everything or since or until or where):
         raise typer.BadParameter("name a session, or choose with --all, --trace, --from, --to or --where")
     overrides = {"export.directory": None if directory is None else str(directory), "export.name_by": name_by}
+    if refresh and not sessions:
+        raise typer.BadParameter("--refresh needs the ids of the sessions to read")
     config = settings(require_projects=refresh, overrides=overrides)
-    if refresh:
-        _refresh(config, sessions, project)
-    engine = engine_of(config)
-    require_current(engine)
     options = Options(
         directory=config.export.directory,
         name_by=config.export.name_by,
@@ -83,6 +81,10 @@ def export_command(
         format=_choice("--format", file_format, "json", "jsonl"),
         indent=indent,
     )
+    if refresh:
+        _refresh(config, sessions, project)
+    engine = engine_of(config)
+    require_current(engine)
     if stdout:
         write_stream(engine, selection, options, sys.stdout.buffer)
         return
@@ -96,8 +98,6 @@ def export_command(
 
 
 def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> None:
-    if not sessions:
-        raise typer.BadParameter("--refresh needs the ids of the sessions to read")
     stop = threading.Event()
     with stop_on_signals(stop), writable(config) as (engine, owner):
         count = refresh_sessions(config, engine, owner, sessions=sessions, project=project, stop=stop)
@@ -122,7 +122,9 @@ def _listed(from_file: str | None) -> list[str]:
         text = sys.stdin.read() if from_file == "-" else Path(from_file).read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"--from-file {from_file}: {error}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+        raise typer.BadParameter(f"--from-file {from_file}: not a list of session ids, one a line, in UTF-8")
+    return [line for line in text.split("\n") if line.strip()]
 
 
 def _condition(text: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -25,12 +26,19 @@ class TimeOuts:
     """Requests of one run that timed out: after so many the server is in trouble, and asking for less is no help."""
 
     left: int = _MAX_TIME_OUTS
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def spent(self) -> bool:
+        """Whether there was one too many."""
+        return self.left < 0
 
     def note(self, error: TooMuchError) -> None:
-        """Counts `error`, and raises it if it is one too many."""
-        self.left -= error.timed_out
-        if self.left < 0:
-            raise error
+        """Counts `error` if it is a time-out, and raises it if it is one too many; for all threads of a run."""
+        with self._lock:
+            self.left -= error.timed_out
+            if error.timed_out and self.spent:
+                raise error
 
 
 def read_by_cursor(

@@ -68,7 +68,7 @@ class ObservationsReader:
 
     def read(self, source: str, window: Window, *, light: bool = False) -> Iterator[Page]:
         if source == "scores":
-            return scores_v3.read_scores_v3(self._client, window, time_outs=self._time_outs)
+            return self._read_scores(window)
         return self._read_selected(window, light=light)
 
     def expect(self, source: str, window: Window) -> Expected:
@@ -90,7 +90,7 @@ class ObservationsReader:
                 yield page._replace(closes=())
         # The server cuts lists at commas: scores of a trace whose id holds one come with the next run.
         for ids in _batches([trace_id for trace_id in trace_ids if "," not in trace_id]):
-            for page in scores_v3.read_scores_v3(self._client, window, {"traceId": ",".join(ids)}):
+            for page in self._read_scores(window, {"traceId": ",".join(ids)}):
                 yield page._replace(closes=())
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
@@ -100,8 +100,11 @@ class ObservationsReader:
         for page in self._read_observations(window, {"sessionId": session_id}, light=True):
             trace_ids.update(dict.fromkeys(_trace_ids(page)))
         yield from self.of_traces(list(trace_ids), before)
-        for page in scores_v3.read_scores_v3(self._client, window, {"sessionId": session_id}):
+        for page in self._read_scores(window, {"sessionId": session_id}):
             yield page._replace(closes=())
+
+    def _read_scores(self, window: Window, chosen: Params | None = None) -> Iterator[Page]:
+        return scores_v3.read_scores_v3(self._client, window, chosen, time_outs=self._time_outs)
 
     def _newest(self, source: str, window: Window) -> datetime | None:
         if source == "scores":

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
 from etl.extract.client import Answer, Client, Params
+from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page, Segment
 from etl.extract.scores_v3 import PATH as SCORES_PATH
@@ -28,8 +29,6 @@ from etl.transform.pages import Kind, key_of
 
 log = logging.getLogger(__name__)
 
-# After so many timed-out requests the server is in trouble: asking for less does not help it.
-_MAX_TIME_OUTS = 30
 _TRIES_PER_PAGE = 4
 # Of ids in a `filter`, in characters: percent-encoded they must fit the 16 KB that Node takes as a request's head.
 _LONGEST_FILTER = 8_000
@@ -114,7 +113,7 @@ class TracesReader:
         self._lists = {"traces": self._traces, "observations": OBSERVATIONS, "sessions": SESSIONS}
         self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
         self._lock = threading.Lock()
-        self._time_outs = 0
+        self._time_outs = TimeOuts()
 
     def sources(self, streams: Sequence[str]) -> Sequence[str]:
         return [stream for stream in ("traces", "observations", "scores", "sessions") if stream in streams]
@@ -145,7 +144,7 @@ class TracesReader:
         while True:
             endpoint, begun = self._scores[0], False
             try:
-                for page in self._read_list(endpoint, window) if endpoint else read_scores_v3(self._client, window):
+                for page in self._read_list(endpoint, window) if endpoint else self._read_scores_v3(window):
                     begun = True
                     yield page
             except (ApiGoneError, NotFoundError):
@@ -190,7 +189,7 @@ class TracesReader:
         # Lists are cut at commas by the server, so an id with one cannot be asked for there.
         if self._scores[0] is None and "," not in trace_id:
             try:
-                for page in read_scores_v3(self._client, window, {"traceId": trace_id}):
+                for page in self._read_scores_v3(window, {"traceId": trace_id}):
                     yield page._replace(closes=())
                 return
             except (ApiGoneError, NotFoundError):
@@ -199,6 +198,9 @@ class TracesReader:
         # The document leaves out two fields that are null for every score of a trace.
         scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
         yield Page(Kind.SCORE_LEGACY, scores, answer.plain)
+
+    def _read_scores_v3(self, window: Window, chosen: Params | None = None) -> Iterator[Page]:
+        return read_scores_v3(self._client, window, chosen, time_outs=self._time_outs)
 
     def _newest(self, source: str, window: Window) -> datetime | None:
         """The newest row of `window`, by any list that is ordered from newest to oldest."""
@@ -291,10 +293,7 @@ class TracesReader:
 
     def _ask_for_less(self, walk: SeekWalk, error: TooMuchError, endpoint: ListEndpoint, ask: Ask) -> int:
         """Makes the next question smaller; returns how many requests that took."""
-        if error.timed_out:
-            self._time_outs += 1
-            if self._time_outs > _MAX_TIME_OUTS:
-                raise error
+        self._time_outs.note(error)
         if ask.limit > 1 or not endpoint.orders_by_id:
             if (walk.shrink() if error.timed_out else walk.shrink_limit()) or walk.shrink():
                 return 0
@@ -304,7 +303,8 @@ class TracesReader:
         # One row is too much: without its contents it tells at least its time, so that it can be read alone.
         try:
             first = self._first(replace(endpoint, fixed=_without_contents(endpoint)), _window(ask.span))
-        except TooMuchError:
+        except TooMuchError as without_contents:
+            self._time_outs.note(without_contents)
             if not walk.shrink():
                 raise
             return 1
@@ -325,6 +325,8 @@ class TracesReader:
             try:
                 found = yield from self._read_part(endpoint, ask.span, part)
             except TooMuchError as error:
+                if self._time_outs.spent:
+                    raise
                 log.warning("%s of %s: %s; the window stays doubtful", endpoint.path, _window(ask.span), error)
                 found = _Part(set(), 0, False, 1)
             keys |= found.keys
@@ -355,7 +357,8 @@ class TracesReader:
             except RequestRejectedError:
                 # Refused without a filter, it is a value that this version does not have, and neither have its rows.
                 return _Part(keys, first_total, bool(part) and not ids, requests)
-            except TooMuchError:
+            except TooMuchError as error:
+                self._time_outs.note(error)
                 if limit == 1:
                     raise
                 limit //= 2
@@ -382,7 +385,8 @@ class TracesReader:
             requests += 1
             try:
                 answer = self._list(endpoint, _window(ask.span), limit, params)
-            except TooMuchError:
+            except TooMuchError as error:
+                self._time_outs.note(error)
                 if limit > 1:
                     limit, page = max(1, limit // 2), 1
                     continue

@@ -95,7 +95,8 @@ def sync(
 ) -> RunReport:
     """Reads what is due of one project and stores it.
 
-    Trouble with one window leaves a gap, which the next run reads; it does not stop the others.
+    Trouble with one window leaves a gap, which the next run reads; it does not stop the others. A key that does not
+    work any more ends the run, as failed, with the exit code of `AuthError` in its report.
 
     Args:
         owner: Holds the lease for as long as this runs.
@@ -107,7 +108,6 @@ def sync(
         repair: Write what differs from the server even if its hash agrees, and mark what these windows lack at
             once, however much it is.
     Raises:
-        AuthError: The key does not work any more; the run is closed as failed.
         ApiGoneError: The server has left this generation of the API; the run is closed as failed.
         EtlError: The database cannot be written, the lease is lost, or the clock is wrong.
     """
@@ -159,6 +159,10 @@ class _Run:
             self._read_and_store([work for work in works if work not in first])
         except ShutdownRequested:
             self._report.status, self._report.exit_code = "interrupted", ShutdownRequested.exit_code
+        except AuthError as error:
+            # What was read before the key was revoked is stored, and counts.
+            self._report.fail(str(error))
+            self._report.exit_code, self._report.ended_by = error.exit_code, error
         except EtlError as error:
             self._report.fail(str(error))
             raise

@@ -102,6 +102,58 @@ def test_a_refresh_that_fails_in_the_middle_writes_nothing(bare_cli: Cli) -> Non
     assert not (bare_cli.folder / "result").exists()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [["export", "\udcff"], ["export", "--trace", "a\udc80"], ["export", "--name-by", "\ud800", "s"],
+     ["sync", "--project", "\udcff"], ["export", "s", "--json", "--where", "name=\udcff"]],
+    ids=ascii,
+)  # fmt: skip
+def test_an_argument_that_is_no_utf_8_is_a_usage_error(cli: Cli, words: list[str]) -> None:
+    result = cli(*words)
+    assert (result.code, result.out) == (2, "")
+    assert "is not text in UTF-8" in result.err
+    assert result.err.count("\n") == 1
+    assert not cli.database.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["export", "s", "--where", "=x"], "PATH=VALUE"),
+        (["export", "s", "--where", "name"], "PATH=VALUE"),
+        (["export", "s", "--indent", "-1"], "--indent"),
+        (["export", "s", "--detail", "rows"], "full, row"),
+        (["export", "s", "--format", "csv"], "json, jsonl"),
+        (["export", "s", "--from", "yesterday"], "--from"),
+        (["export", "s", "--from-file", "none.txt"], "none.txt"),
+        (["export", "--from-file", "odd.txt"], "odd.txt"),
+        (["export", "--from-file", "nul.txt"], "nul.txt"),
+        (["export", "--all", "--refresh"], "--refresh needs the ids"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_odd_arguments_of_export_are_usage_errors(cli: Cli, words: list[str], said: str) -> None:
+    (cli.folder / "odd.txt").write_bytes(b"s1\n\xff\n")
+    (cli.folder / "nul.txt").write_bytes(b"s1\n\x00\n")
+    assert_one_line(cli(*words), 2, said)
+    assert not cli.database.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["export", ""], ["export", "x" * 100_000], ["export", "s", "--trace", ""], ["export", "\u202e"],
+     ["export", "s\n"], ["export", "--project", "", "--all"], ["export", "s", "--where", "metadata....=x"],
+     ["export", "s", "--name-by", ""], ["export", "%s'; DROP TABLE traces; --"]],
+    ids=lambda words: ascii(" ".join(words))[:40],
+)  # fmt: skip
+def test_odd_names_are_one_clear_line(cli: Cli, words: list[str]) -> None:
+    cli("db", "upgrade")
+    result = cli(*words)
+    assert result.code in (1, 2, 3)
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+
+
 # Settings
 
 

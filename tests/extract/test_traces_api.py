@@ -276,3 +276,17 @@ def test_a_session_comes_with_all_that_belongs_to_its_traces(reader_of: MakeRead
 def test_a_session_that_does_not_exist_is_empty(reader_of: MakeReader) -> None:
     with MockLangfuse(one_day(20)) as server:
         assert ids(list(reader_of(server).session("nobody", DAY.end))) == set()
+
+
+def test_time_outs_of_all_lists_count_together(reader_of: MakeReader) -> None:
+    """After 30 in a run nothing is split any more, whatever was being read."""
+    with MockLangfuse(one_day(5)) as server:
+        reader = reader_of(server)
+        server.faults.add("status", status=422, times=None)
+        sent = []
+        for source in ("observations", "scores", "traces"):
+            with pytest.raises(TooMuchError):
+                list(reader.read(source, DAY))
+            sent.append(len(server.requests))
+    assert 31 <= sent[0] <= 33
+    assert sent[-1] <= sent[0] + 4

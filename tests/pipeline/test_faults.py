@@ -8,8 +8,10 @@ from sqlalchemy import Engine
 from syncing import Row, coverage, ledger, project, rows, same_tables, sync_all
 
 from etl.demo import Dataset, MockLangfuse, generate
+from etl.errors import AuthError
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
+from etl.load.tables import ROW_TABLES
 from etl.pipeline.report import RunReport
 from etl.settings import Http
 
@@ -158,3 +160,16 @@ def test_a_rate_limited_server_is_read_whole(database: Engine, undisturbed: dict
         (report,) = run(database, server)
     assert (report.status, report.error) == ("ok", None)
     assert same_tables(database) == undisturbed
+
+
+def test_what_was_read_before_a_key_was_revoked_is_counted(database: Engine) -> None:
+    with MockLangfuse(data()) as server:
+        server.faults.add("status", status=401, times=None, after=30)
+        (report,) = run(database, server, concurrency=1)
+    assert (report.status, report.exit_code) == ("failed", 4)
+    assert isinstance(report.ended_by, AuthError)
+    assert report.total("rows_read") > 0
+    assert report.total("rows_written") == sum(len(rows(database, name)) for name in ROW_TABLES)
+    (noted,) = rows(database, "sync_runs")
+    assert (noted["status"], noted["rows_read"]) == ("failed", report.total("rows_read"))
+    assert report.requests == noted["requests"] > 0

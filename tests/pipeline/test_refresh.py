@@ -115,6 +115,19 @@ def test_a_project_that_is_not_configured_is_said(database: Engine) -> None:
         refresh(database, server, SESSION, wanted="other")
 
 
+def test_only_the_wanted_project_is_asked(database: Engine) -> None:
+    """By the name of its entry at once; by the server's name or id as soon as one run has noted whose they are."""
+    with MockLangfuse(small()) as server, MockLangfuse(small()) as other:
+        config = Config(projects=(project(other, "other"), project(server, "wanted")), http=Http(give_up_after="5s"))
+        for wanted in ("wanted", "proj-shop"):
+            with write_lease(database) as owner:
+                count = refresh_sessions(
+                    config, database, owner, sessions=[SESSION], project=wanted, stop=threading.Event()
+                )  # fmt: skip
+            assert count > 0
+        assert other.requests == []
+
+
 def test_a_later_row_of_the_session_is_found_by_refreshing_again(database: Engine) -> None:
     dataset = make_small()
     with MockLangfuse(dataset) as server:
