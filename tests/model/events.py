@@ -103,6 +103,16 @@ class World:
         self.deleted += len(gone)
         return True
 
+    def lost(self) -> dict[str, set[tuple[str, ...]]]:
+        """What the server had once and has no more, by table; it never loses a session."""
+        events = [(row["traceId"], row["id"]) for row in self.data.events()]
+        present = {
+            "traces": {(row["id"],) for row in self.data.traces()} | {(trace_id,) for trace_id, _ in events},
+            "observations": {(row["traceId"], row["id"]) for row in self.data.observations()} | set(events),
+            "scores": {(row["id"],) for row in self.data.scores()},
+        }
+        return {table: self.ever[table] - keys for table, keys in present.items()}
+
     def native_events(self) -> list[Row]:
         """Rows that were sent to the v4 API itself."""
         return [entry.row for entry in self.data.event_table if "isRootObservation" in entry.row]

@@ -7,7 +7,7 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -38,6 +38,7 @@ ROW_TABLES = ("traces", "observations", "scores", "sessions")
 _NO_SUCH_PROCESS = 2**30
 _PROVEN, _COVERING = ("counted", "walked"), ("counted", "walked", "partial")
 _MOST_RUNS_TO_SETTLE = 25
+_MOST_PASSES = 10
 _TOO_MANY_GONE = "verify --repair"
 # Nothing tells that the last page of a cursor is cut: what it lacks is found by a tier that comes by, or by verify.
 _CURSOR_LISTS = ("/v2/observations", "/v3/scores")
@@ -88,7 +89,9 @@ class Wait:
 
 @dataclass(frozen=True)
 class Switch:
-    """The server is upgraded to v4."""
+    """The server is upgraded to v4. Before each run it copies so many rows of its history to where the v4 API looks."""
+
+    rows_per_run: int
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,10 @@ class Machine:
     world: World
     _commits_left: int | None = None
     _dead: bool = False
-    _switched: bool = False
+    _copied_per_run: int | None = None
+    switched: bool = False
+    lost: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
+    """By table: what was deleted before the passes after a switch had agreed; nobody can tell that it is gone."""
 
     def __post_init__(self) -> None:
         event.listen(self.engine, "begin", self._on_begin)
@@ -188,8 +194,10 @@ class Machine:
             self.world.now += timedelta(minutes=step.minutes)
         elif isinstance(step, Switch):
             self.server.api = "v4"
-            self._switched = True
-            self.world.modern = True
+            self.switched = self.world.modern = True
+            self.world.data.empty_v4()
+            # Nothing tells a first sync that the server is still copying.
+            self._copied_per_run = step.rows_per_run if rows(self.engine, "sync_state") else None
         else:
             self.run(step)
 
@@ -212,6 +220,8 @@ class Machine:
             if isinstance(step.ends, Interrupt) and next(pages) == step.ends.page:
                 raise Killed
 
+        if self.switched:
+            self.world.data.fill_v4(self._copied_per_run)
         last_run = max((row["id"] for row in rows(self.engine, "sync_runs")), default=0)
         if step.trouble:
             trouble = step.trouble
@@ -235,6 +245,8 @@ class Machine:
         if died:
             self._bury()
         self.check(last_run, report)
+        if self.switched and not self.lost and self._passes() and self._passes_agreed():
+            self.lost = self.world.lost()
         return report
 
     def settle(self) -> None:
@@ -250,6 +262,15 @@ class Machine:
                 self.repair()
             self.world.now += timedelta(minutes=5)
         raise AssertionError(f"not done after {_MOST_RUNS_TO_SETTLE} clean runs: {report}")
+
+    def finish_switch(self) -> None:
+        """What was read before a switch is read again until two passes agree."""
+        for _ in range(_MOST_PASSES):
+            if self._passes_agreed():
+                return
+            self.world.now += DAY
+            self.settle()
+        raise AssertionError(f"no two passes agreed: {self._passes()}")
 
     def look_before_the_origin(self) -> bool:
         """`langfuse-etl backfill` of what is older than all that was ever wanted; whether the server has any such."""
@@ -321,7 +342,7 @@ class Machine:
             assert set(statuses) <= {"running", "failed", "ok"}
         elif report.status == "ok":
             # The run that meets an upgraded server ends there, and a second one goes on.
-            assert statuses == ["ok"] or (self._switched and statuses == ["failed", "ok"])
+            assert statuses == ["ok"] or (self.switched and statuses == ["failed", "ok"])
             assert report.error is None
         else:
             assert report.error or report.status == "interrupted"
@@ -333,19 +354,27 @@ class Machine:
 
     def _check_states(self, ledger: Sequence[Row]) -> None:
         for state in rows(self.engine, "sync_state"):
-            closed = merge(
-                window(row) for row in ledger if row["stream"] == state["stream"] and row["proof"] in _COVERING
-            )
+            # On v4 sessions are made of traces.
+            stream = "traces" if self.switched and state["stream"] == "sessions" else state["stream"]
+            closed = merge(window(row) for row in ledger if row["stream"] == stream and row["proof"] in _COVERING)
             if state["watermark"] is not None:
                 assert not subtract(Window(state["origin"], state["watermark"]), closed), "a watermark over a gap"
 
     def _busy(self) -> bool:
-        """Whether a lookback pass is under way, or has something to try again."""
-        return any(
-            tier["current"] or tier["failed"]
-            for state in rows(self.engine, "sync_state")
-            for tier in json.loads(state["plan"])["tiers"]
+        """Whether a pass is under way, or has something to try again."""
+        tiers = [tier for plan in self._plans() for tier in plan["tiers"]]
+        return any(one["current"] or one["failed"] for one in tiers) or any(
+            one["left"] or one["failed"] for one in self._passes()
         )
+
+    def _passes(self) -> list[dict[str, Any]]:
+        return [plan["switch"] for plan in self._plans() if plan["switch"]]
+
+    def _passes_agreed(self) -> bool:
+        return all(one["settled_at"] for one in self._passes())
+
+    def _plans(self) -> list[dict[str, Any]]:
+        return [json.loads(state["plan"]) for state in rows(self.engine, "sync_state")]
 
     # Death
 
