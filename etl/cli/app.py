@@ -30,8 +30,10 @@ from etl.cli.demo import demo
 from etl.cli.export import export_command
 from etl.cli.output import people, print_json, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
+from etl.cli.report import report
 from etl.errors import EtlError, ShutdownRequested
-from etl.load.migrate import current_revision, head_revision
+from etl.load.migrate import current_revision, head_revision, require_current
+from etl.load.search import switch_search_off, switch_search_on
 from etl.logs import configure_logging, redact
 from etl.service.check import run_checks
 from etl.service.daemon import Daemon
@@ -53,6 +55,7 @@ app.add_typer(demo, name="demo")
 app.command("export")(export_command)
 app.command()(backfill)
 app.command()(verify)
+app.command()(report)
 
 
 def main() -> None:
@@ -232,3 +235,23 @@ def db_current(as_json: json_option = False) -> None:
         print_json({"revision": revision, "head": head_revision()})
     else:
         sys.stdout.write(f"{revision or 'none'} (this version: {head_revision()})\n")
+
+
+@db.command("search")
+def db_search(
+    state: Annotated[str, typer.Argument(metavar="on|off", help="Prepare the database for searching, or undo that.")],
+) -> None:
+    """Switch full-text search in inputs and outputs on or off; it costs space, and a little time for each row written.
+
+    Example: langfuse-etl db search on
+    """
+    if state not in ("on", "off"):
+        raise typer.BadParameter(f"{state}: allowed are on, off")
+    engine = engine_of(settings(require_projects=False))
+    require_current(engine)
+    if state == "on":
+        switch_search_on(engine)
+        say("search is on; docs/sql.md shows how to ask")
+    else:
+        switch_search_off(engine)
+        say("search is off")

