@@ -229,7 +229,7 @@ class Daemon:
     def _page(self) -> Response:
         page = render(
             self._board.role, self._board.detail, self._board.projects(), self._snapshots.newest(), self._readiness(),
-            database=self._config.database.safe_url, now=datetime.now(UTC),
+            ready_lag=self._config.service.ready_lag, database=self._config.database.safe_url, now=datetime.now(UTC),
         )  # fmt: skip
         return Response(200, "text/html; charset=utf-8", page.encode(), POLICY)
 

@@ -23,7 +23,7 @@ _REFRESH_S = 30
 _STRIP_WIDTH = 1000.0
 _MARKS_SHOWN = 6
 # What is missing or doubted must be seen, however short it is.
-_SMALLEST_MARK = 4.0
+_SMALLEST_MARK = 6.0
 _DAY = timedelta(days=1)
 
 _STYLE = """
@@ -61,6 +61,7 @@ ul { margin: .35rem 0 0; padding-left: 1.1rem; font-size: .85rem; }
 details { margin-top: .8rem; border-top: 1px solid var(--line); padding-top: .6rem; }
 summary { cursor: pointer; font-weight: 600; font-size: .95rem; }
 .scroll { overflow-x: auto; }
+time { white-space: nowrap; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.error { overflow-wrap: anywhere; min-width: 12rem; }
@@ -84,7 +85,7 @@ POLICY = (
 )
 
 _RUN_COLUMNS = (
-    "<th>began</th><th>by</th><th>ended as</th>"
+    "<th>began</th><th>by</th><th>status</th>"
     + "".join(f'<th class="number">{name}</th>' for name in ("took", "read", "written", "requests"))
     + "<th>why</th>"
 )
@@ -99,6 +100,7 @@ def render(
     snapshot: Snapshot | None,
     ready: Readiness,
     *,
+    ready_lag: timedelta,
     database: str,
     now: datetime,
 ) -> str:
@@ -107,6 +109,7 @@ def render(
     Args:
         states: What the service does with each project; empty where another process leads.
         snapshot: What the database says; None if it was never read.
+        ready_lag: A live edge that is further behind is marked.
         database: Its address, without a password.
     """
     stored = {project.name: project for project in (snapshot.projects if snapshot else ())}
@@ -119,7 +122,7 @@ def render(
         f"<style>{_STYLE}</style></head><body>",
         *_header(role, detail, ready),
         "<main>",
-        *(part for name in names for part in _project(name, doing.get(name), stored.get(name), now)),
+        *(part for name in names for part in _project(name, doing.get(name), stored.get(name), ready_lag, now)),
         *(['<p class="quiet">No project was read yet.</p>'] if not names else []),
         _legend(),
         "</main>",
@@ -153,7 +156,9 @@ def _header(role: Role, detail: str | None, ready: Readiness) -> Iterator[str]:
     yield "</header>"
 
 
-def _project(name: str, state: ProjectState | None, stored: ProjectSnapshot | None, now: datetime) -> Iterator[str]:
+def _project(
+    name: str, state: ProjectState | None, stored: ProjectSnapshot | None, ready_lag: timedelta, now: datetime
+) -> Iterator[str]:
     yield f'<section><div class="head"><h2>{escape(name)}</h2>'
     if stored is not None:
         version = f", Langfuse {stored.server_version}" if stored.server_version else ""
@@ -170,7 +175,7 @@ def _project(name: str, state: ProjectState | None, stored: ProjectSnapshot | No
         yield '<p class="quiet">Nothing of it is stored yet.</p></section>'
         return
     for stream in sorted(stored.streams, key=lambda one: STREAMS.index(one.name)):
-        yield from _stream(stream, now)
+        yield from _stream(stream, ready_lag, now)
     yield from _runs(stored.runs, stored.last_success_at, now)
     yield "</section>"
 
@@ -184,15 +189,19 @@ def _doing(state: ProjectState, now: datetime) -> str:
     return f"Next run in {_duration(max(timedelta(0), state.next_run_at - now))}, at {_moment(state.next_run_at)}."
 
 
-def _stream(stream: StreamSnapshot, now: datetime) -> Iterator[str]:
+def _stream(stream: StreamSnapshot, ready_lag: timedelta, now: datetime) -> Iterator[str]:
     edge = stream.live_edge
     yield f'<div class="stream"><div class="head"><h3>{escape(stream.name)}</h3>'
     if edge is None:
         yield '<span class="quiet">nothing was read yet</span></div></div>'
         return
     gaps = len(stream.gaps)
-    words = [f"live edge {_moment(edge)}", f"{_duration(now - edge)} behind"]
-    words.append(f'<span class="doubt">{gaps} {"gap" if gaps == 1 else "gaps"}</span>' if gaps else "no gaps")
+    behind = f"{_duration(now - edge)} behind"
+    words = [
+        f"live edge {_moment(edge)}",
+        f'<span class="doubt">{behind}</span>' if now - edge > ready_lag else behind,
+        f'<span class="doubt">{gaps} {"gap" if gaps == 1 else "gaps"}</span>' if gaps else "no gaps",
+    ]
     if not stream.complete:
         words.append("first load in progress")
     yield f'<span class="quiet figures">{" · ".join(words)}</span></div>'

@@ -77,7 +77,10 @@ def page_of(
     states: list[ProjectState], snapshot: Snapshot | None, role: Role = "leader", detail: str | None = None
 ) -> str:
     ready = readiness(role, detail, states, snapshot, now=NOW, ready_lag=timedelta(minutes=30))
-    return render(role, detail, states, snapshot, ready, database="postgresql+psycopg://***@db:5432/etl", now=NOW)
+    return render(
+        role, detail, states, snapshot, ready,
+        ready_lag=timedelta(minutes=30), database="postgresql+psycopg://***@db:5432/etl", now=NOW,
+    )  # fmt: skip
 
 
 class Shown:
