@@ -6,15 +6,19 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, case, collate, func, select, update
+from sqlalchemy import Connection, bindparam, collate, func, select, update
 
+from etl.load.keys import Key, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.upsert import upsert
 from etl.transform import derive
-from etl.transform.derive import CONTENT_COLUMNS, PART_COLUMNS, Metrics, Span, metrics
+from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics, Span, metrics
+from etl.transform.rows import Row
 
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _IDS_PER_SELECT = 10_000
+# Inputs and outputs of many traces do not fit in memory together; how large they are is seen as they come.
+_FIRST_GROUP, _GROUP_CHARACTERS = 8, 4_000_000
 
 
 def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> int:
@@ -58,15 +62,18 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
 def derive_traces(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
     """Makes these traces of all their stored observations, as far as no traces API and no copy gave them."""
     for ids in _chunks(trace_ids):
-        given = select(traces.c.id).where(
-            traces.c.project_id == project_id, traces.c.id.in_(ids), traces.c.read_from != "observations"
-        )
-        wanted = sorted(set(ids).difference(conn.execute(given).scalars()))
-        rows = [
-            derive.whole_trace(project_id, trace_id, parts)
-            for trace_id, parts in _parts(conn, project_id, wanted).items()
-        ]
-        upsert(conn, "traces", rows, now)
+        columns = (traces.c.id, traces.c.read_from, traces.c.content_hash, traces.c.deleted_at)
+        query = select(*columns).where(traces.c.project_id == project_id, traces.c.id.in_(ids))
+        stored = {row.id: row for row in conn.execute(query)}
+        wanted = [id_ for id_ in ids if id_ not in stored or stored[id_].read_from == "observations"]
+        changed: list[tuple[Row, Key | None]] = []
+        for trace_id, parts in _parts(conn, project_id, wanted).items():
+            row, known = derive.whole_trace(project_id, trace_id, parts), stored.get(trace_id)
+            if known is None or known.content_hash != row["content_hash"] or known.deleted_at is not None:
+                root = derive.root_of(parts)
+                changed.append((row, None if root is None else (project_id, trace_id, root["id"])))
+        for rows in _with_contents(conn, changed):
+            upsert(conn, "traces", rows, now)
 
 
 def derive_sessions(conn: Connection, project_id: str, session_ids: Collection[str], now: datetime) -> None:
@@ -91,18 +98,41 @@ def derive_sessions(conn: Connection, project_id: str, session_ids: Collection[s
 
 
 def _parts(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The stored observations of each trace that has any, with the contents of those without a parent only."""
+    """The stored observations of each trace that has any, without their contents."""
     columns = observations.c
-    is_root = columns.parent_observation_id.is_(None)
-    contents = [case((is_root, columns[name])).label(name) for name in CONTENT_COLUMNS]
-    query = select(columns.trace_id, *(columns[name] for name in PART_COLUMNS), *contents).where(
+    query = select(columns.trace_id, *(columns[name] for name in PART_COLUMNS)).where(
         columns.project_id == project_id, columns.trace_id.in_(trace_ids), columns.deleted_at.is_(None)
     )
-    names = (*PART_COLUMNS, *CONTENT_COLUMNS)
     found: dict[str, list[dict[str, Any]]] = {}
     for trace_id, *values in conn.execute(query):
-        found.setdefault(trace_id, []).append(dict(zip(names, values, strict=True)))
+        found.setdefault(trace_id, []).append(dict(zip(PART_COLUMNS, values, strict=True)))
     return found
+
+
+def _with_contents(conn: Connection, rows: Sequence[tuple[Row, Key | None]]) -> Iterator[list[Row]]:
+    """The rows with the contents of their roots, in groups of a few megabytes.
+
+    Args:
+        rows: Each with the key of its root; None if it has none.
+    """
+    columns = [observations.c[name] for name in CONTENT_COLUMNS]
+    start, size = 0, _FIRST_GROUP
+    while start < len(rows):
+        group = rows[start : start + size]
+        roots = [root for _, root in group if root is not None]
+        contents = {
+            key: dict(zip(CONTENT_COLUMNS, values, strict=True))
+            for key, values in rows_by_key(conn, observations, roots, columns)
+        }
+        held = sum(len(value) for values in contents.values() for value in values.values() if value is not None)
+        # Rows of their own, so that those of the groups before do not stay.
+        yield [row if root is None else _with_metadata(row | contents.pop(root)) for row, root in group]
+        start += len(group)
+        size = min(2 * size, max(1, len(group) * _GROUP_CHARACTERS // max(1, held)))
+
+
+def _with_metadata(row: Row) -> Row:
+    return row if row["metadata"] else row | {"metadata": NO_METADATA}
 
 
 def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:

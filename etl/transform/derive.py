@@ -20,7 +20,7 @@ from etl.transform.rows import Row, content_hash, exact_text, exact_values
 _COST_UNITS_PER_USD = 10**12
 _EPOCH_MS = 1000
 
-# The columns of observations that `whole_trace` needs; the contents only of those without a parent.
+# The columns of observations that `whole_trace` needs, and those that it takes from the root, if they are there.
 PART_COLUMNS = (
     "id", "start_time", "parent_observation_id", "name", "trace_name", "session_id", "user_id", "version", "release",
     "environment", "tags", "bookmarked", "public", "created_at", "updated_at", "exact", "content_hash",
@@ -38,7 +38,7 @@ _NEWEST_VALUE = {
 }
 _NO_VALUE = (None, "", "[]")
 # As GET /traces answers them for a trace that has none.
-_NO_METADATA, _NO_TAGS = "{}", "[]"
+NO_METADATA, _NO_TAGS = "{}", "[]"
 
 
 class Span(NamedTuple):
@@ -74,21 +74,22 @@ def metrics(spans: Iterable[Span]) -> Metrics:
 def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any]]) -> Row:
     """The row of a trace that no traces API gave, without its metrics.
 
-    A value that a column could not hold (`exact`) goes with the observation that it is taken from.
+    A value that a column could not hold (`exact`) goes with the observation that it is taken from. The hash is the same
+    with and without the root's contents.
 
     Args:
         project_id, trace_id: The trace.
-        parts: All its observations, at least one, with `PART_COLUMNS`; those without a parent with `CONTENT_COLUMNS`.
+        parts: All its observations, at least one, with `PART_COLUMNS`; for a whole row the root with `CONTENT_COLUMNS`.
     """
     newest_first = sorted(parts, key=_version, reverse=True)
-    root = next((part for part in newest_first if part["parent_observation_id"] is None), None)
+    root = root_of(parts)
     row: Row = dict.fromkeys(field.column for field in TRACE_V2.fields)
     exact: dict[str, str] = {}
 
     def take(column: str, api: str, part: Mapping[str, Any] | None, source: str, source_api: str) -> None:
         if part is None:
             return
-        row[column] = part[source]
+        row[column] = part.get(source)
         if part["exact"] and source_api in (values := exact_values(part)):
             exact[api] = values[source_api]
 
@@ -109,7 +110,7 @@ def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any
         "updated_at": newest_first[0]["updated_at"],
         # Postgres gives JSON back in its own layout; the hash must not tell which database it was.
         "tags": dumps(loads(row["tags"])) if row["tags"] else _NO_TAGS,
-        "metadata": row["metadata"] or _NO_METADATA,
+        "metadata": row["metadata"] or NO_METADATA,
         "bookmarked": bool(row["bookmarked"]),
         "public": any(part["public"] for part in parts),
         "extra": None,
@@ -120,6 +121,12 @@ def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any
     contents = dict.fromkeys(CONTENT_COLUMNS) | {"input": root and root["content_hash"]}
     row["content_hash"] = content_hash(row | contents, TRACE_V2)
     return row
+
+
+def root_of(parts: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The newest of these observations without a parent; None if each has one."""
+    roots = (part for part in parts if part["parent_observation_id"] is None)
+    return max(roots, key=_version, default=None)
 
 
 def session(project_id: str, session_id: str, environment: str | None) -> Row:

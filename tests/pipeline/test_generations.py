@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_values import exact
 from sqlalchemy import Engine, delete, text, update
 from syncing import EDGE, NOW, Recorded, Row, corpus, coverage, rows, same_tables, sync, watermarks, whole_tables
 
 from etl.demo import Dataset, MockLangfuse
+from etl.export import Options, Selection, export_sessions
 from etl.intervals import Window
 from etl.load.engine import open_engine, reading, writing
 from etl.load.migrate import upgrade
@@ -25,7 +28,8 @@ from etl.load.upsert import upsert
 from etl.pipeline.store import store_rows
 from etl.transform.derive import whole_trace
 from etl.transform.documents import canonical
-from etl.transform.fields import OBSERVATION_V2_ONLY, TRACE_V2
+from etl.transform.fields import OBSERVATION, OBSERVATION_V2_ONLY, TRACE_DOCUMENT, TRACE_V2
+from etl.transform.jsontext import loads
 from etl.transform.pages import Kind, rows_of
 from etl.transform.rows import to_api
 
@@ -158,6 +162,49 @@ def test_both_generations_give_the_same_views(v3: Engine, v4: Engine, view: str)
             found.append({tuple(row) for row in conn.execute(text(f"SELECT * FROM {_qualified(engine, view)}"))})
     assert found[0]
     assert found[0] <= found[1]
+
+
+@pytest.mark.parametrize("detail", ["full", "row"])
+def test_both_generations_give_the_same_session_files(
+    recorded_syncs: Callable[[str], Recorded], v4_engines: Callable[[str], Engine], tmp_path: Path, detail: Any
+) -> None:
+    old = exported(recorded_syncs("sqlite").engine, tmp_path / "v3", detail)
+    new = exported(v4_engines("sqlite"), tmp_path / "v4", detail)
+    assert len(old) == 1_200
+    assert old.keys() <= new.keys()
+    different: set[tuple[str, str]] = set()
+    for file, trace in old.items():
+        different |= {("traces", name) for name in differing(trace, new[file], "observations", "scores")}
+        for part in ("observations", "scores"):
+            assert len(trace[part]) == len(new[file][part])
+            for one, other in zip(trace[part], new[file][part], strict=True):
+                if detail == "row":
+                    assert one == other
+                else:
+                    assert one["id"] == other["id"]
+                    different |= {(part, name) for name in differing(one, other)}
+    fields = {"traces": TRACE_DOCUMENT.fields, "observations": OBSERVATION.fields + OBSERVATION_V2_ONLY}
+    listed = {
+        (table, field.api) for table, found in fields.items() for field in found if field.column in DIFFERENT[table]
+    }
+    expected = listed if detail == "full" else {(table, name) for table, name in listed if table == "traces"}
+    assert different == expected, "the columns that the docs list, no others"
+
+
+def exported(engine: Engine, folder: Path, detail: Any) -> dict[tuple[str, str], Item]:
+    """The documents by session folder and file."""
+    export_sessions(engine, Selection(all=True), Options(directory=folder, name_by="id", detail=detail))
+    files = [path for path in folder.glob("*/*.json") if path.name != "manifest.json"]
+    return {(path.parent.name, path.name): loads(path.read_text("utf-8")) for path in files}
+
+
+def differing(one: Item, other: Item, *left_out: str) -> set[str]:
+    """Fields that one has and the other has not, or has otherwise."""
+    absent = object()
+    return {
+        name for name in (one.keys() | other.keys()) - set(left_out)
+        if exact(one.get(name, absent)) != exact(other.get(name, absent))
+    }  # fmt: skip
 
 
 def _qualified(engine: Engine, view: str) -> str:
@@ -478,3 +525,64 @@ def test_a_deletion_mark_goes_when_a_derived_trace_is_seen_again(database: Engin
         conn.execute(update(traces).values(deleted_at=SEEN))
     store(database, [span("o", 0)])
     assert one(database, "traces")["deleted_at"] is None
+
+
+# Rows that arrive over days, through whole runs
+
+
+def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(new_engine: Callable[[], Engine]) -> None:
+    """Hours between children and root, no root, two roots, ten windows; texts that are JSON and that are not."""
+    day, long, top = 86_400, {"long": "v" * 10_000, "nested": {"k": "é" * 10_000}}, {"parentObservationId": None}
+    arriving = {
+        0: [
+            span("c1", -3_600, "late-root", endTime=-3_590, sessionId="s", totalCost=0.5),
+            span("c2", -3_000, "late-root", traceName="named by a child"),
+            span("a", -900, "no-root", userId="u", input='{"not": "shown"}'),
+            span("r1", -800, "two-roots", input="first", metadata=long, **top),
+            *(span(f"w{n}", -n * day, "ten-windows", tags=[str(n)], updatedAt=-n * day) for n in range(1, 10)),
+        ],
+        5: [
+            span("root", -7_200, "late-root", endTime=10_000, updatedAt=10_001, input="[1, 2", **top),
+            span("b", -850, "no-root", updatedAt=10_000, output='"text"'),
+            span("r2", -700, "two-roots", updatedAt=12_000, input='{"q": 1e2}', output="00123", **top),
+            span("w0", 9_000, "ten-windows", updatedAt=9_001, metadata=long, input="17400353", **top),
+        ],
+    }  # fmt: skip
+    dataset = Dataset()
+    pieces, whole = new_engine(), new_engine()
+    for made in (pieces, whole):
+        upgrade(made)
+    with MockLangfuse(dataset, api="v4") as server:
+        for hours in (0, 5, 12, 20, 30):  # the last one is a pass of the two days' tier
+            now = START + timedelta(hours=hours)
+            for item in arriving.get(hours, ()):
+                dataset.put_event(item)
+            assert sync(pieces, server, now=now).status == "ok"
+        assert sync(whole, server, now=now).status == "ok"
+    assert same_tables(pieces) == same_tables(whole)
+    found = {row["id"]: to_api(row, TRACE_V2) for row in rows(pieces, "traces")}
+    assert set(found) == {"late-root", "no-root", "two-roots", "ten-windows"}
+    assert (found["late-root"]["name"], found["late-root"]["input"]) == ("named by a child", "[1, 2")
+    assert found["late-root"]["timestamp"] == instant(-7_200)
+    assert (found["no-root"]["input"], found["no-root"]["userId"]) == (None, "u")
+    assert (found["two-roots"]["input"], found["two-roots"]["output"]) == ({"q": 100}, "00123")
+    assert (found["ten-windows"]["input"], found["ten-windows"]["metadata"]) == (17400353, long)
+    assert found["ten-windows"]["timestamp"] == instant(-9 * day)
+    latencies = {row["id"]: row["latency"] for row in rows(pieces, "traces")}
+    assert (latencies["late-root"], latencies["ten-windows"]) == (17_200, 9 * day + 9_000)
+
+
+def test_contents_of_many_traces_are_never_in_memory_together(engine: Engine) -> None:
+    for number in range(60):
+        root = span("root", 0, f"trace-{number}", parentObservationId=None, input=f"{number}" + "x" * 1_000_000)
+        store(engine, [root])
+    children = [span("child", 1, f"trace-{number}", updatedAt=9, userId="u") for number in range(60)]
+    tracemalloc.start()
+    try:
+        store(engine, children)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 45_000_000, "of 60 MB that are stored"
+    assert {row["user_id"] for row in rows(engine, "traces")} == {"u"}
+    assert {len(row["input"]) for row in rows(engine, "traces")} <= {1_000_003, 1_000_004}
