@@ -196,3 +196,26 @@ def test_a_table_stays_in_order_whatever_the_order_of_putting() -> None:
         orders.append([row["id"] for row in dataset.traces()])
     assert orders[0] == orders[1] == orders[2]
     assert len(orders[0]) == 300
+
+
+def test_after_an_upgrade_the_v4_history_fills_up_oldest_first_without_what_was_deleted() -> None:
+    dataset = generate(traces=20, days=1, observations_per_trace=1, io_bytes=20)
+    whole = dataset.events()
+    edited, gone, *_ = dataset.traces()
+    given = {"id": "given", "traceId": "native", "startTime": whole[-1]["startTime"]}
+    dataset.put_event(given)
+    dataset.empty_v4()
+    assert [row["id"] for row in dataset.events()] == ["given"]
+    dataset.put_trace(edited | {"name": "edited"})
+    dataset.delete_trace(gone["id"])
+    shown = {row["id"]: row for row in dataset.events()}
+    assert shown.keys() == {"given", f"t-{edited['id']}"}
+    left = dataset.fill_v4(5)
+    assert len(dataset.events()) == 7
+    assert dataset.fill_v4() == 0
+    kept = {row["id"]: row for row in whole if row["traceId"] != gone["id"]}
+    filled = {row["id"]: row for row in dataset.events()}
+    assert filled.keys() == kept.keys() | {"given"}
+    assert left == len(kept) - 6
+    assert filled[f"t-{edited['id']}"]["name"] == "edited"
+    assert all(filled[id_] == row for id_, row in kept.items() if row["traceId"] != edited["id"])
