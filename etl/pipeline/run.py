@@ -72,11 +72,19 @@ class _Work:
 
     def keys_in(self, window: Window, stream: str) -> list[Key]:
         """The keys that came of one table, as far as their times are in `window`."""
-        return [key for key, at in self.seen.get(stream, {}).items() if _inside(at, window)]
+        start, end = _bounds(window)
+        return [key for key, at in self.seen.get(stream, {}).items() if start <= at < end]
 
     def rows_in(self, window: Window) -> int:
         """How many rows came whose times are in `window`."""
-        return sum(_inside(at, window) for seen in self.seen.values() for at in seen.values())
+        start, end = _bounds(window)
+        return sum(start <= at < end for seen in self.seen.values() for at in seen.values())
+
+    def forget(self, window: Window) -> None:
+        """Drops the keys whose times are in `window`, which is closed."""
+        for stream, seen in self.seen.items():
+            for key in self.keys_in(window, stream):
+                del seen[key]
 
 
 def sync(
@@ -412,9 +420,7 @@ class _Run:
         self._record(conn, work, segment, deleted, reason)
         work.closed.append(segment.window)
         work.changed = 0
-        for seen in work.seen.values():
-            for key in [key for key, at in seen.items() if _inside(at, segment.window)]:
-                del seen[key]
+        work.forget(segment.window)
         self._save_state(conn, work.source)
 
     def _settle_absences(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> tuple[int, bool]:
@@ -517,5 +523,6 @@ class _Run:
         self._requests_noted = sent
 
 
-def _inside(time: str, window: Window) -> bool:
-    return instant_text(window.start) <= time < instant_text(window.end)
+def _bounds(window: Window) -> tuple[str, str]:
+    """As the times of rows are written."""
+    return instant_text(window.start), instant_text(window.end)

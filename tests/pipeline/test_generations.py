@@ -200,11 +200,9 @@ def exported(engine: Engine, folder: Path, detail: Any) -> dict[tuple[str, str],
 
 def differing(one: Item, other: Item, *left_out: str) -> set[str]:
     """Fields that one has and the other has not, or has otherwise."""
-    absent = object()
-    return {
-        name for name in (one.keys() | other.keys()) - set(left_out)
-        if exact(one.get(name, absent)) != exact(other.get(name, absent))
-    }  # fmt: skip
+    common = one.keys() & other.keys()
+    different = {name for name in common if exact(one[name]) != exact(other[name])}
+    return (different | (one.keys() ^ other.keys())) - set(left_out)
 
 
 def _qualified(engine: Engine, view: str) -> str:
