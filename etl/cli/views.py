@@ -94,7 +94,7 @@ def print_status(document: dict[str, Any]) -> None:
                     f"{project['name']}: {stream['stream']} are read once more since the API changed:"
                     f" pass {under_way['pass']}, {under_way['days_left']} days of it left"
                 )
-    service = document["service"]
+    service = document["database"]["service"]
     if service["running"]:
         say(f"the service runs as process {service['pid']} on {service['host']} since {service['since']}")
     database = document["database"]

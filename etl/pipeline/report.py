@@ -33,7 +33,8 @@ class RunReport:
     """One run of one project.
 
     `error` is the first reason why it is not `ok`, `exit_code` how a command ends. `ended_by` is what ended the run
-    before it had been through everything that was due, if something did.
+    before it had been through everything that was due, if something did. `put_off` says that some of the history was
+    left to the next run.
     """
 
     project: str
@@ -44,6 +45,7 @@ class RunReport:
     exit_code: int = 0
     streams: dict[str, StreamReport] = field(default_factory=dict)
     ended_by: Exception | None = None
+    put_off: bool = False
 
     def stream(self, name: str) -> StreamReport:
         """The counts of a stream, made at first use."""

@@ -29,7 +29,7 @@ from etl.load.keys import Key
 from etl.load.selection import of_stored_traces, stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline import switch
-from etl.pipeline.plan import Due
+from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
@@ -55,6 +55,7 @@ class _Delivery(NamedTuple):
     work: _Work
     page: Page | None = None
     error: Exception | None = None
+    put_off: bool = False  # what is left of the window is for a later run
 
 
 @dataclass
@@ -145,6 +146,7 @@ class _Run:
         self._children_read_to = _NEVER
         self._done = 0
         self._planned = 0
+        self._history_read = False
         self._started = time.monotonic()
 
     def _ended_at(self) -> datetime:
@@ -245,13 +247,17 @@ class _Run:
         def read(work: _Work) -> None:
             error: Exception | None = None
             work.since = time.monotonic()
+            put_off = self._may_wait(work)
             try:
-                for page in self._pages(work):
+                for page in () if put_off else self._pages(work):
                     if not deliver(_Delivery(work, page)):
                         return
+                    if page.closes and self._may_wait(work):
+                        put_off = True
+                        break
             except Exception as raised:  # noqa: BLE001 - handed to the writer, which judges it
                 error = raised
-            deliver(_Delivery(work, error=error))
+            deliver(_Delivery(work, error=error, put_off=put_off))
 
         pool = ThreadPoolExecutor(self._scope.concurrency, thread_name_prefix="reader")
         try:
@@ -274,6 +280,13 @@ class _Run:
             abandon.set()
             # Not waiting: a reader may sit in a request for a minute, and what it brings is not wanted any more.
             pool.shutdown(wait=False, cancel_futures=True)
+
+    def _may_wait(self, work: _Work) -> bool:
+        """Whether what is left of a window may be read by a later run; some of the history is read by every run."""
+        limit = self._scope.history_for
+        if limit is None or work.due.tier not in (HISTORY, switch.TIER) or not self._history_read:
+            return False
+        return time.monotonic() - self._started > limit.total_seconds()
 
     def _pages(self, work: _Work) -> Iterator[Page]:
         """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
@@ -338,7 +351,7 @@ class _Run:
     # Writing, here alone
 
     def _take(self, delivery: _Delivery) -> None:
-        work, page, error = delivery
+        work, page, error, put_off = delivery
         if work.ended:
             return  # a page on its way when its window failed
         if page is not None:
@@ -347,7 +360,7 @@ class _Run:
             except RowError as row_error:
                 error = row_error
         if page is None or error is not None:
-            self._end(work, error)
+            self._end(work, error, put_off)
         if self._on_progress is not None:
             self._on_progress(self._report, self._done, self._planned)
 
@@ -419,6 +432,7 @@ class _Run:
             source.note_failure(segment.window)
         self._record(conn, work, segment, deleted, reason)
         work.closed.append(segment.window)
+        self._history_read = self._history_read or work.due.tier in (HISTORY, switch.TIER)
         work.changed = 0
         work.forget(segment.window)
         self._save_state(conn, work.source)
@@ -453,8 +467,8 @@ class _Run:
                 environments=self._scope.environments if selected_by_environment(kind, stream) else None,
             )  # fmt: skip
 
-    def _end(self, work: _Work, error: Exception | None) -> None:
-        """A window's last delivery: whatever of it was not closed has failed."""
+    def _end(self, work: _Work, error: Exception | None, put_off: bool) -> None:
+        """A window's last delivery: whatever of it was not closed has failed, or was put off."""
         self._done += 1
         work.ended = True
         if isinstance(error, ShutdownRequested):
@@ -462,7 +476,9 @@ class _Run:
         left = subtract(work.due.window, work.closed)
         if error is not None and not isinstance(error, ApiError | RowError):
             raise error
-        if left:
+        if left and put_off and error is None:
+            self._report.put_off = True
+        elif left:
             reason = str(error) if error else "the reader ended before the window did"
             with writing(self._engine) as conn:
                 lease.renew(conn, self._owner)

@@ -22,6 +22,8 @@ class Scope:
         environments: The only ones that are read; None for all.
         kept_from: Older rows may vanish by retention or plan, which is no deletion; None if the server keeps all.
         observations_copied: Latency and cost of a trace can be derived from its observations here.
+        history_for: After this time a run leaves the history that is still missing to the next run, so that live data
+            does not wait for it; None reads everything.
         backs_off: Leave gaps that failed alone for a while, longer with each failure; a person's run tries at once.
         now: The run's one clock reading.
     """
@@ -41,5 +43,6 @@ class Scope:
     kept_from: datetime | None
     concurrency: int
     observations_copied: bool
+    history_for: timedelta | None
     backs_off: bool
     now: datetime

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 # Threads are made when they are needed; beyond this many projects some wait for others.
 _MOST_RUNS_AT_ONCE = 100
+# A run costs some requests before it reads anything, so a first load is not cut into shorter ones.
+_SHORTEST_RUN = timedelta(minutes=1)
 
 
 class Leader:
@@ -179,8 +181,9 @@ class Leader:
 
         def run(one: Connected, scope: Scope) -> RunReport:
             self._refuse_twin(name, one.info.id)
+            patient = replace(scope, backs_off=True, history_for=max(_SHORTEST_RUN, scope.every))
             return run_project(
-                one, replace(scope, backs_off=True), self._engine, self._owner, trigger="service", stop=stop,
+                one, patient, self._engine, self._owner, trigger="service", stop=stop,
                 on_progress=on_progress, on_window=self._metrics.windows_of(name),
             )  # fmt: skip
 
@@ -223,7 +226,10 @@ class Leader:
             job = self._scheduler.get_job(name) if not self._ended else None
         if job is None:
             return
-        if trouble is not None and job.next_run_time < now + wait:
+        if report.put_off and trouble is None:
+            # Live data first, then on with the history; not before this run has ended for the scheduler, too.
+            job.modify(next_run_time=now + timedelta(seconds=1))
+        elif trouble is not None and job.next_run_time < now + wait:
             job.modify(next_run_time=now + wait)
             log.warning(
                 "project %s failed %d times in a row since %s, next try in %d s",

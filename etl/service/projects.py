@@ -85,6 +85,7 @@ class Connected:
             kept_from=self._kept_from(),
             concurrency=config.http.concurrency,
             observations_copied="observations" in self.settings.streams or self.api == "observations",
+            history_for=None,
             backs_off=False,
             now=self.now,
         )

@@ -21,7 +21,7 @@ from etl.settings import STREAMS
 
 
 def status_report(config: Config) -> dict[str, Any]:
-    """`{projects: [{name, id, api, streams: […], next_run, trouble}], database: {…}, service: {…}}`.
+    """`{projects: [{name, id, api, streams: […], next_run, trouble}], database: {url, revision, head, service}}`.
 
     Nulls for what was never read; `next_run` and `trouble` are null while no service runs.
 
@@ -42,8 +42,12 @@ def status_report(config: Config) -> dict[str, Any]:
     projects += [_never_read(project.name) for project in config.projects if project.name not in read]
     return {
         "projects": [project | _plan(planned.get(project["name"])) for project in projects],
-        "database": {"url": config.database.safe_url, "revision": revision, "head": head_revision()},
-        "service": _service(holder),
+        "database": {
+            "url": config.database.safe_url,
+            "revision": revision,
+            "head": head_revision(),
+            "service": _service(holder),
+        },
     }
 
 

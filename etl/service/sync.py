@@ -185,5 +185,5 @@ def report_of(project: Project, error: EtlError) -> RunReport:
     """The report of a run that came to nothing."""
     if isinstance(error, ShutdownRequested):
         return RunReport(project.name, status="interrupted", error=str(error), exit_code=error.exit_code)
-    log.warning("project %s: %s", project.name, error)
+    log.info("project %s: %s", project.name, error)
     return RunReport(project.name, status="failed", error=str(error), exit_code=error.exit_code, ended_by=error)

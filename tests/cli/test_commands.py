@@ -138,6 +138,8 @@ def test_status_has_nulls_before_the_first_run_and_numbers_after_it(cli: Cli) ->
     assert [one["stream"] for one in project["streams"]] == STREAMS
     values = [one[name] for one in project["streams"] for name in ("watermark", "lag_seconds", "gaps", "last_run")]
     assert set(values) == {None}
+    assert (project["next_run"], project["trouble"]) == (None, None)
+    assert before.document["database"]["service"] == {"running": False, "host": None, "pid": None, "since": None}
     assert not cli.database.exists()
 
     cli("sync")

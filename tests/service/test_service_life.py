@@ -52,8 +52,8 @@ def test_it_copies_at_once_then_on_its_schedule_and_ends_in_good_order(setup: Se
         assert service.get("/healthz").json()["alive"] is True
         assert service.get("/readyz").json() == {"ready": True, "role": "leader", "reasons": [], "notes": []}
         status = setup.command("status", "--json").document
-        assert status["service"]["running"] is True
-        assert status["service"]["pid"] == service.pid
+        assert status["database"]["service"]["running"] is True
+        assert status["database"]["service"]["pid"] == service.pid
         (project,) = status["projects"]
         assert project["next_run"] is not None
         assert project["trouble"] is None
@@ -67,7 +67,7 @@ def test_it_copies_at_once_then_on_its_schedule_and_ends_in_good_order(setup: Se
         assert len(re.findall(r" run \d+ of shop: \w+, \d+ rows read", service.log())) == len(runs_in(sqlite_url))
     assert rows(sqlite_url) == truth()
     after = setup.command("status", "--json").document
-    assert after["service"] == {"running": False, "host": None, "pid": None, "since": None}
+    assert after["database"]["service"] == {"running": False, "host": None, "pid": None, "since": None}
     assert after["projects"][0]["next_run"] is None
 
 
