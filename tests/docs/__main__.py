@@ -11,6 +11,7 @@ from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
 from etl.load.search import switch_search_on
 from tests.docs.corpus import synced
+from tests.docs.datasette_metadata import datasette_metadata
 from tests.docs.dictionary import dictionary
 from tests.docs.questions import PAGE, with_answers
 
@@ -28,6 +29,7 @@ def main() -> None:
         asked = synced(f"sqlite:///{folder}/langfuse.db", "public")
         switch_search_on(asked)
         PAGE.write_text(with_answers(PAGE.read_text(encoding="utf-8"), asked), encoding="utf-8")
+        (DOCS / "datasette" / "metadata.yml").write_text(datasette_metadata(asked), encoding="utf-8")
         asked.dispose()
 
 
