@@ -20,6 +20,7 @@ from etl.pipeline.plan import Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.run import OnWindow, Progress, sync
 from etl.pipeline.scope import Scope
+from etl.pipeline.upkeep import tidy_ledger_daily
 from etl.service.projects import Connected, connect, refuse_twins
 
 log = logging.getLogger(__name__)
@@ -175,10 +176,13 @@ def run_project(
     with writing(engine) as conn:
         lease.renew(conn, owner)
         ledger.save_project(conn, one.record())
-    return sync(
+    report = sync(
         engine, owner, one.reader, scope, trigger=trigger, requests_sent=lambda: one.client.requests_sent,
         stop=stop, on_progress=on_progress, on_window=on_window, explicit=explicit, repair=repair,
     )  # fmt: skip
+    if report.status != "interrupted":
+        tidy_ledger_daily(engine, owner, scope.project_id, scope.now)
+    return report
 
 
 def report_of(project: Project, error: EtlError) -> RunReport:
