@@ -117,7 +117,7 @@ def merge_windows(conn: Connection, project_id: str, before: datetime) -> int:
 
 
 def forget_runs(conn: Connection, project_id: str, before: datetime) -> int:
-    """Drops ended runs of a project that began before `before`, that no window names, and that are not the last of their kind."""
+    """Drops ended runs that began before `before`, that no window names, and that are not the last of their kind."""
     runs = sync_runs.c
     latest = select(func.max(runs.id)).group_by(runs.project_id, runs.trigger, runs.status)
     result = conn.execute(
