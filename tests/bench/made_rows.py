@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from etl.load.engine import schema_of
 
 DAYS = 30
+PROJECT = "project-of-bench"
 _MS_PER_DAY = 86_400_000
 _FIRST_DAY = "2026-10-01"
 
@@ -65,7 +66,7 @@ def make_rows(conn: Connection, *, traces: int, io_bytes: int = 1000) -> None:
         f"INSERT INTO {to}traces (id, project_id, name, timestamp, environment, tags, bookmarked, release, version,"
         f" user_id, session_id, public, input, output, metadata, created_at, updated_at, total_cost, latency,"
         f" {_BOOKKEEPING})"
-        f" SELECT {identity('n')}, 'project-of-bench', 'trace ' || (n % 8), {instant('n')}, 'production',"
+        f" SELECT {identity('n')}, '{PROJECT}', 'trace ' || (n % 8), {instant('n')}, 'production',"
         f" {words['json'].format(text=chr(39) + '[]' + chr(39))}, NOT {words['yes']}, 'r1', 'v' || (n % 4),"
         f" 'user ' || (n * 7919 % 3000), CASE WHEN n % 10 > 0 THEN 'session ' || (n / 20) END, NOT {words['yes']},"
         f" {json('n')}, {json('n + 1')}, {words['json'].format(text=chr(39) + '{}' + chr(39))},"
@@ -76,7 +77,7 @@ def make_rows(conn: Connection, *, traces: int, io_bytes: int = 1000) -> None:
         f" prompt_name, prompt_version, latency, time_to_first_token, calculated_total_cost, prompt_tokens,"
         f" completion_tokens, total_tokens, {_BOOKKEEPING})"
         f" SELECT {identity('n + 7')}, {identity(trace)}, {instant(trace, 'n % 5 * 100')},"
-        f" {instant(trace, 'n % 5 * 100 + 50')}, 'project-of-bench',"
+        f" {instant(trace, 'n % 5 * 100 + 50')}, '{PROJECT}',"
         f" CASE WHEN n % 5 IN (1, 3) THEN 'GENERATION' ELSE 'SPAN' END, 'production', 'step ' || (n % 5),"
         f" CASE WHEN n % 50 = 1 THEN 'ERROR' ELSE 'DEFAULT' END, CASE WHEN n % 50 = 1 THEN 'it broke' END, 'v1',"
         f" {instant(trace)}, {instant(trace)}, {json('n')}, {json('n + 1')},"
@@ -89,7 +90,7 @@ def make_rows(conn: Connection, *, traces: int, io_bytes: int = 1000) -> None:
         f" FROM {words['numbers'].format(count=5 * traces)}",
         f"INSERT INTO {to}scores (id, project_id, environment, name, value, source, created_at, updated_at, timestamp,"
         f" trace_id, string_value, data_type, {_BOOKKEEPING})"
-        f" SELECT {identity('n')}, 'project-of-bench', 'production', 'score ' || (n % 5),"
+        f" SELECT {identity('n')}, '{PROJECT}', 'production', 'score ' || (n % 5),"
         f" CASE WHEN n % 5 < 4 THEN n % 101 * 0.01 END, CASE WHEN n % 3 = 0 THEN 'EVAL' ELSE 'API' END, {instant('n')},"
         f" {instant('n')}, {instant('n')}, {identity('n')}, CASE WHEN n % 5 = 4 THEN 'class ' || (n % 7) END,"
         f" CASE WHEN n % 5 = 4 THEN 'CATEGORICAL' ELSE 'NUMERIC' END, {kept}"

@@ -1,6 +1,9 @@
-"""`langfuse-etl report`, from the command line."""
+"""`langfuse-etl report` and `langfuse-etl db search`, from the command line."""
 
 from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
 
 import pytest
 from commands import Cli
@@ -44,3 +47,17 @@ def test_an_empty_database_says_what_to_do(bare_cli: Cli) -> None:
 
     assert result.code == 3
     assert "run `langfuse-etl sync` first" in result.err
+
+
+def test_search_is_switched_on_and_off(cli: Cli) -> None:
+    assert cli("sync").code == 0
+    refused = cli("db", "search", "perhaps")
+    assert (refused.code, "allowed are on, off" in refused.err) == (2, True)
+
+    assert cli("db", "search", "on").code == 0
+    with closing(sqlite3.connect(cli.database)) as conn:
+        assert conn.execute("SELECT count(*) FROM traces_search_rows").fetchone() == (120,)
+    assert cli("sync").code == 0
+    assert cli("db", "search", "off").code == 0
+    with closing(sqlite3.connect(cli.database)) as conn:
+        assert conn.execute("SELECT name FROM sqlite_master WHERE name LIKE '%search%'").fetchall() == []

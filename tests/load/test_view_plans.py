@@ -1,0 +1,106 @@
+"""A filter on a day or an instant reaches an index in every view, with and without the project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Engine
+
+from etl.load.engine import open_engine, reading, writing
+from etl.load.migrate import upgrade
+from tests.bench.made_rows import PROJECT, make_rows
+
+DAY = "= '2026-10-20'"
+INSTANTS = "{0} >= '2026-10-20' AND {0} < '2026-10-21'"
+# View -> filter, index it is to be read by on SQLite, and on Postgres.
+VIEWS = {
+    "trace_summary": (INSTANTS.format("timestamp"), ["vx_traces_timestamp", "vx_observations_trace"], None),
+    "daily_usage": (f"day {DAY}", ["vx_observations_day"], ["vx_observations_day"]),
+    "daily_cost": (f"day {DAY}", ["vx_observations_day"], ["vx_observations_day"]),
+    "latency_daily": (f"day {DAY}", ["vx_observations_day", "vx_traces_day"], ["vx_observations_day", "vx_traces_day"]),
+    "score_summary": (f"day {DAY}", ["vx_scores_day"], ["vx_scores_day"]),
+    "error_observations": (INSTANTS.format("start_time"), ["vx_observations_errors"], ["vx_observations_errors"]),
+    "prompt_version_stats": ("prompt_name = 'prompt 1'", ["vx_observations_prompt"], ["vx_observations_prompt"]),
+    "session_summary": ("session_id = 'session 7'", ["session"], ["session_id"]),
+    "user_summary": ("user_id = 'user 7'", ["vx_traces_user"], ["vx_traces_user"]),
+}
+BY_PROJECT = {"vx_traces_timestamp": "ix_traces_project_id_timestamp"}  # is as good
+
+
+@pytest.fixture(scope="module")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('plans') / 'langfuse.db'}", "public")
+    yield from filled(engine)
+
+
+@pytest.fixture(scope="module")
+def postgres(postgres_url: str) -> Iterator[Engine]:
+    yield from filled(open_engine(postgres_url, "plans"))
+
+
+def filled(engine: Engine) -> Iterator[Engine]:
+    upgrade(engine)
+    with writing(engine) as conn:
+        make_rows(conn, traces=3000, io_bytes=20)
+        if engine.dialect.name == "postgresql":
+            conn.exec_driver_sql("ANALYZE")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("with_project", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_sqlite_searches_indexes(sqlite: Engine, view: str, with_project: bool) -> None:
+    """Without any statistics, as the program leaves the file."""
+    condition, wanted, _ = VIEWS[view]
+    project = f"project_id = '{PROJECT}' AND " if with_project else ""
+    with reading(sqlite) as conn:
+        query = f"EXPLAIN QUERY PLAN SELECT * FROM {view} WHERE {project}{condition}"
+        steps = [row[-1] for row in conn.exec_driver_sql(query)]
+    plan = "\n".join(steps)
+
+    for index in wanted:
+        assert index in plan or (with_project and BY_PROJECT.get(index, index) in plan), plan
+    if with_project or view not in ("session_summary", "user_summary", "prompt_version_stats"):
+        whole = [step for step in steps if step.startswith("SCAN ") and step.split()[1] in ("o", "t", "x", "c")]
+        # The result of an inner query is called `c` in daily_cost.
+        assert [step for step in whole if view != "daily_cost" or step != "SCAN c"] == [], plan
+
+
+@pytest.mark.parametrize("with_project", [False, True])
+@pytest.mark.parametrize("view", VIEWS)
+def test_postgres_can_use_indexes(postgres: Engine, view: str, with_project: bool) -> None:
+    condition, _, wanted = VIEWS[view]
+    project = f"project_id = '{PROJECT}' AND " if with_project else ""
+    with reading(postgres) as conn:
+        conn.exec_driver_sql("SET LOCAL search_path TO plans")
+        # The tables of a test are so small that reading all of them is cheap.
+        conn.exec_driver_sql("SET LOCAL enable_seqscan TO off")
+        rows = conn.exec_driver_sql(f"EXPLAIN SELECT * FROM {view} WHERE {project}{condition}")
+        plan = "\n".join(row[0] for row in rows)
+
+    for index in wanted or ():
+        assert index in plan, plan
+    if wanted is None:
+        assert "vx_traces_timestamp" in plan or "ix_traces_project_id_timestamp" in plan, plan
+        assert "pk_observations" in plan, plan
+    assert "Seq Scan" not in plan, plan
+
+
+@pytest.mark.parametrize("view", ["daily_usage", "latency_daily", "score_summary"])
+def test_sqlite_reads_nothing_but_the_index(sqlite: Engine, view: str) -> None:
+    """A day's rows lie scattered in the table; in the index they lie together."""
+    with reading(sqlite) as conn:
+        steps = [row[-1] for row in conn.exec_driver_sql(f"EXPLAIN QUERY PLAN SELECT * FROM {view} WHERE day {DAY}")]
+    searches = [step for step in steps if " USING " in step and "TEMP B-TREE" not in step]
+    assert searches
+    assert [step for step in searches if "COVERING INDEX" not in step] == []
+
+
+def test_the_newest_traces_come_without_reading_all(sqlite: Engine) -> None:
+    with reading(sqlite) as conn:
+        query = "EXPLAIN QUERY PLAN SELECT * FROM trace_summary ORDER BY timestamp DESC LIMIT 20"
+        steps = [row[-1] for row in conn.exec_driver_sql(query)]
+    assert steps[0] == "SCAN t USING INDEX vx_traces_timestamp"
+    assert not any("TEMP B-TREE" in step for step in steps)
