@@ -7,14 +7,15 @@ import re
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from itertools import permutations
+from itertools import count, permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
 from json_values import exact
-from sqlalchemy import Engine, delete, text, update
+from sqlalchemy import Engine, delete, event, text, update
 from syncing import EDGE, NOW, Recorded, Row, corpus, coverage, rows, same_tables, sync, watermarks, whole_tables
 
 from etl.demo import Dataset, MockLangfuse
@@ -584,3 +585,56 @@ def test_contents_of_many_traces_are_never_in_memory_together(engine: Engine) ->
     assert peak < 45_000_000, "of 60 MB that are stored"
     assert {row["user_id"] for row in rows(engine, "traces")} == {"u"}
     assert {len(row["input"]) for row in rows(engine, "traces")} <= {1_000_003, 1_000_004}
+
+
+class Killed(BaseException):
+    """The process is no more."""
+
+
+@contextmanager
+def killed_before_write(engine: Engine, number: int) -> Iterator[list[str]]:
+    """Death before the nth statement that writes rows; gives the statements that got that far."""
+    writes: list[str] = []
+
+    def before(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if re.match(r'(INSERT INTO|UPDATE) \S*\b(traces|observations|sessions)"?\s', statement):
+            writes.append(statement)
+            if len(writes) == number:
+                raise Killed
+
+    event.listen(engine, "before_cursor_execute", before)
+    try:
+        with suppress(Killed):
+            yield writes
+    finally:
+        event.remove(engine, "before_cursor_execute", before)
+
+
+def test_killed_between_a_page_and_what_follows_from_it_neither_is_there(
+    new_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etl.extract.observations_api.MAX_LIMIT", 4)
+    dataset = Dataset()
+    for number in range(3):
+        trace = {"trace_id": f"t{number}", "sessionId": f"s{number}", "totalCost": 0.5}
+        dataset.put_event(span("root", number, parentObservationId=None, **trace))
+        dataset.put_event(span("child", number + 1, endTime=number + 9, **trace))
+    legacy(dataset, "copied", 5, sessionId="s0")
+    engine, clean = new_engine(), new_engine()
+    for one_engine in (engine, clean):
+        upgrade(one_engine)
+    with MockLangfuse(dataset, api="v4") as server:
+        assert sync(clean, server).status == "ok"
+        for number in count(1):
+            with killed_before_write(engine, number) as writes:
+                sync(engine, server)
+            observed, traced = rows(engine, "observations"), {row["id"]: row for row in rows(engine, "traces")}
+            assert {row["trace_id"] for row in observed} <= traced.keys()
+            assert {row["session_id"] for row in traced.values()} <= {row["id"] for row in rows(engine, "sessions")}
+            for trace_id, trace in traced.items():
+                costs = [row["calculated_total_cost"] or 0 for row in observed if row["trace_id"] == trace_id]
+                assert trace["total_cost"] == sum(costs)
+            if len(writes) < number:
+                break
+    assert number > 4
+    assert same_tables(engine) == same_tables(clean)
