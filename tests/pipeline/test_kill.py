@@ -40,10 +40,10 @@ for line in sys.stdin:
 
 
 @functools.cache
-def data() -> Dataset:
-    """3,000 traces that end an hour before now: a command has no other clock than the machine's."""
+def data(traces: int) -> Dataset:
+    """Traces that end an hour before now: a command has no other clock than the machine's."""
     end = datetime.now(UTC) - timedelta(hours=1)
-    return generate(traces=3_000, days=2, observations_per_trace=0, scores_per_trace=0, io_bytes=100, end=end)
+    return generate(traces=traces, days=2, observations_per_trace=0, scores_per_trace=0, io_bytes=100, end=end)
 
 
 class Commands:
@@ -128,19 +128,32 @@ class Trigger:
             return  # it was faster
 
 
+Tables = dict[str, list[dict[str, Any]]]
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """The tables of one clean run."""
-    folder = tmp_path_factory.mktemp("clean")
-    url = f"sqlite:///{folder / 'a.db'}"
-    with MockLangfuse(data()) as server, Commands(folder, server, url, "public") as commands:
-        code, _ = commands.run("sync")
-        assert code == 0, commands.errors()
-    engine = open_engine(url, "public")
-    tables = same_tables(engine)
-    engine.dispose()
-    assert len(tables["traces"]) == 3_000
-    return tables
+def undisturbed_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tables]:
+    """The tables of one clean run over so many traces."""
+
+    @functools.cache
+    def make(traces: int) -> Tables:
+        folder = tmp_path_factory.mktemp("clean")
+        url = f"sqlite:///{folder / 'a.db'}"
+        with MockLangfuse(data(traces)) as server, Commands(folder, server, url, "public") as commands:
+            code, _ = commands.run("sync")
+            assert code == 0, commands.errors()
+        engine = open_engine(url, "public")
+        tables = same_tables(engine)
+        engine.dispose()
+        assert len(tables["traces"]) == traces
+        return tables
+
+    return make
+
+
+@pytest.fixture
+def undisturbed(undisturbed_of: Callable[[int], Tables]) -> Tables:
+    return undisturbed_of(3_000)
 
 
 @pytest.fixture
@@ -153,16 +166,30 @@ def killed_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     engine.dispose()
 
 
-@pytest.mark.parametrize(("killed_database", "kills"), [("sqlite", 20), ("postgres", 5)], indirect=["killed_database"])
+@pytest.mark.parametrize(
+    ("killed_database", "traces", "kills"),
+    [
+        ("sqlite", 3_000, 20),
+        ("postgres", 3_000, 5),
+        pytest.param("sqlite", 20_000, 30, marks=pytest.mark.soak),
+        pytest.param("postgres", 20_000, 30, marks=pytest.mark.soak),
+    ],
+    indirect=["killed_database"],
+)
 def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run(
-    killed_database: tuple[Engine, str, str], kills: int, tmp_path: Path, undisturbed: dict[str, list[dict[str, Any]]]
+    killed_database: tuple[Engine, str, str],
+    traces: int,
+    kills: int,
+    tmp_path: Path,
+    undisturbed_of: Callable[[int], Tables],
 ) -> None:
+    """The larger the history, the later the kills come, so that some of them hit a first sync that is nearly done."""
     engine, url, schema = killed_database
     rng = random.Random(kills)
     killed = 0
-    with MockLangfuse(data()) as server, Commands(tmp_path, server, url, schema) as commands:
+    with MockLangfuse(data(traces)) as server, Commands(tmp_path, server, url, schema) as commands:
         while True:
-            trigger = Trigger(server, rng.randrange(3, 40), signal.SIGKILL, rng.random() * 0.05)
+            trigger = Trigger(server, rng.randrange(3, 10 + traces // 100), signal.SIGKILL, rng.random() * 0.05)
             if killed >= kills:
                 server.before_answer = None
             code, _ = commands.run("sync", trigger.start)
@@ -175,7 +202,7 @@ def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run
                 if killed >= kills:
                     break
                 start_over(engine)
-        assert same_tables(engine) == undisturbed
+        assert same_tables(engine) == undisturbed_of(traces)
         assert "Traceback" not in commands.errors(), commands.errors()
 
 
@@ -205,11 +232,11 @@ def assert_no_window_counted_twice(engine: Engine) -> None:
 
 @pytest.mark.parametrize("chosen", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
-    tmp_path: Path, chosen: signal.Signals, undisturbed: dict[str, list[dict[str, Any]]]
+    tmp_path: Path, chosen: signal.Signals, undisturbed: Tables
 ) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engine = open_engine(url, "public")
-    with MockLangfuse(data()) as server, Commands(tmp_path, server, url, "public") as commands:
+    with MockLangfuse(data(3_000)) as server, Commands(tmp_path, server, url, "public") as commands:
         code, printed = commands.run("sync --json", Trigger(server, 25, chosen).start)
         server.before_answer = None
         report = json.loads(printed)
