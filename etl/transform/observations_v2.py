@@ -105,7 +105,10 @@ def flatten(item: Mapping[str, Any], plain: bool) -> Flat:
 
     Parts that do not follow the known form are left as they are, and so end in `extra` or `exact`.
     """
-    flat = {_RENAMED.get(name, name): value for name, value in item.items()}
+    flat = dict(item)
+    for name, older in _RENAMED.items():
+        if name in flat:
+            flat[older] = flat.pop(name)
     verbatim: dict[str, Any] = {}
     if "providedModelName" in flat and "model" not in flat:
         flat["model"] = flat.pop("providedModelName")

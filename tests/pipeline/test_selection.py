@@ -128,16 +128,16 @@ def test_children_are_completed_in_a_run_that_reads_only_traces(engine: Engine) 
 
 
 @pytest.mark.parametrize("name", ["environment", "tags", "name", "userId", "sessionId", "version"])
-def test_on_v4_a_filter_copies_the_same_traces(engine: Engine, name: str) -> None:
+def test_on_v4_a_filter_copies_the_same_traces(database: Engine, name: str) -> None:
     data = dataset()
     value: Any = some(data, name) if name != "tags" else next(row["tags"][0] for row in data.traces() if row["tags"])
     filters = {name: [value] if name in ("environment", "tags") else value}
     with MockLangfuse(data, api="v4") as server:
-        report = sync(engine, server, now=NOW, filters=filters)
+        report = sync(database, server, now=NOW, filters=filters)
         lists = [request.query for request in server.requests if request.path.endswith("/v2/observations")]
     ids = selected(data, filters)
     assert (report.status, 0 < len(ids) < 150) == ("ok", True)
-    assert_just_these(engine, data, ids)
+    assert_just_these(database, data, ids)
     # The bisection for the oldest row and the probe come without a filter.
     assert all("filter" in query for query in lists if query["limit"] != ["1"])
 
