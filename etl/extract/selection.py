@@ -83,7 +83,7 @@ def observation_selectors(filters: Mapping[str, Any]) -> Sequence[Selector]:
         if problem:
             problems.append(f"{place}: {problem}")
         else:
-            conditions.append(condition | {"column": _ROW_COLUMNS[condition["column"]]})
+            conditions.append(_of_row(condition))
     if problems:
         raise ConfigError(
             f"filters that the observations API cannot answer: {'; '.join(problems)}. Leave these out; without any"
@@ -120,6 +120,12 @@ def _conditions(filters: Mapping[str, Any]) -> Iterator[tuple[str, Condition]]:
             yield name, _any_of("environment", value)
         else:
             yield name, {"type": "string", "column": name, "operator": "=", "value": value}
+
+
+def _of_row(condition: Condition) -> Condition:
+    column = _ROW_COLUMNS[condition["column"]]
+    # The traces API takes both types for its tags.
+    return condition | {"column": column} | ({"type": "arrayOptions"} if column == "tags" else {})
 
 
 def _problem(condition: Condition) -> str | None:

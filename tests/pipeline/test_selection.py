@@ -176,6 +176,8 @@ def condition(kind: str, column: str, operator: str, value: Any, **more: str) ->
         ({"name": "job", "userId": "u"}, {"a"}),
         ({"tags": ["x", "y"]}, {"c"}),
         (condition("stringObject", "metadata", "=", "gold", key="tier"), {"a"}),
+        (condition("categoryOptions", "metadata", "any of", ["gold", "lead"], key="tier"), {"a"}),
+        (condition("stringOptions", "tags", "any of", ["y", "z"]), {"c"}),
         (condition("string", "name", "starts with", "j"), {"a", "c"}),
         (condition("stringOptions", "id", "any of", ["b", "z"]), {"b"}),
         ({"environment": ["none such"]}, set()),

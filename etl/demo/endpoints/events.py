@@ -118,7 +118,7 @@ def _columns() -> Mapping[str, Column]:
         Column("totalTokens", field("totalUsage"), number),
         Column("isRootObservation", field("isRootObservation"), ("boolean",)),
         Column("tags", field("tags"), ("arrayOptions",)),
-        Column("metadata", field("metadata"), ("stringObject", "numberObject", "booleanObject")),
+        Column("metadata", field("metadata"), ("stringObject", "numberObject", "booleanObject", "categoryOptions")),
     ]
     return {column.name: column for column in found}
 
