@@ -143,6 +143,10 @@ class Client:
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=connections, max_retries=0)
         self._http.mount("https://", adapter)
         self._http.mount("http://", adapter)
+        # Proxies and certificates of the environment, looked up once; requests would do so for every page.
+        environment = self._http.merge_environment_settings(base_url, {}, None, None, None)
+        self._http.proxies, self._http.verify = environment["proxies"], environment["verify"]
+        self._http.trust_env = False
         self._budgets = budgets or Budgets(share=1.0, requests_per_minute=None)
         self.organization_id = ""
         self._lock = threading.Lock()

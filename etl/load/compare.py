@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
 from etl.load.upsert import is_same, outranks, version
 from etl.transform.jsontext import loads
-from etl.transform.pages import CONTENTS_MISSING
+from etl.transform.pages import CONTENTS_MISSING, Identified
 from etl.transform.rows import Row
 
 _MILLISECOND = timedelta(milliseconds=1)
@@ -26,6 +26,26 @@ def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
     time = TIME_COLUMNS[table_name].name
     keys = [column.name for column in ROW_TABLES[table_name].primary_key if column.name != "project_id"]
     return {tuple(row[name] for name in keys): row[time] for row in rows if row[time] is not None}
+
+
+def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Identified]) -> dict[str, dict[Key, str]]:
+    """Which objects are stored with all they hold, by table: their keys, without the project, and their times."""
+    by_table: dict[str, dict[Key, Identified]] = {}
+    for one in objects:
+        if type(one.key[0]) is str and type(one.key[-1]) is str:
+            by_table.setdefault(one.table, {})[one.key] = one
+    found: dict[str, dict[Key, str]] = {}
+    for table_name, wanted in by_table.items():
+        columns = ["content_hash", "read_from", "deleted_at", TIME_COLUMNS[table_name].name]
+        keys = [(project_id, *key) for key in wanted]
+        same = found.setdefault(table_name, {})
+        for (_, *parts), (content_hash, read_from, deleted_at, at) in rows_by_key(
+            conn, ROW_TABLES[table_name], keys, columns
+        ):
+            one = wanted[tuple(parts)]
+            if deleted_at is None and at is not None and (content_hash, read_from) == (one.content_hash, one.read_from):
+                same[one.key] = at
+    return found
 
 
 class Differences(NamedTuple):
@@ -61,7 +81,7 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     light = "input" in table.c and "input" not in names
     if not light:
         names += ["extra", "exact"]
-    compared = [table.c.deleted_at, table.c.read_from, table.c.exact, *(table.c[name] for name in names)]
+    compared = ["deleted_at", "read_from", "exact", *names]
     missing, changed = set(read), set()
     project = rows[0]["project_id"]
     for (_, *parts), stored in rows_by_key(conn, table, [(project, *key) for key in read], compared):

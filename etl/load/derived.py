@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, collate, func, select, update
+from sqlalchemy import Connection, Select, bindparam, collate, func, select, type_coerce, update
 
-from etl.load.keys import Key, rows_by_key
+from etl.load.keys import Key, ids_listed, is_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.upsert import upsert
 from etl.transform import derive
@@ -27,22 +28,21 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
     Traces that are not stored are passed over: they are refreshed in the transaction that stores them.
     """
     changes: list[dict[str, Any]] = []
+    spans_query, costs_query = _metrics_queries(conn.dialect.name)
     for ids in _chunks(trace_ids):
+        keys = [(project_id, trace_id) for trace_id in ids]
         stored = {
-            trace_id: Metrics(latency, total_cost)
-            for trace_id, latency, total_cost in conn.execute(
-                select(traces.c.id, traces.c.latency, traces.c.total_cost).where(
-                    traces.c.project_id == project_id, traces.c.id.in_(ids)
-                )
-            )
+            trace_id: Metrics(*values)
+            for (_, trace_id), values in rows_by_key(conn, traces, keys, ["latency", "total_cost"])
         }
+        if not stored:
+            continue
         spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
-        columns = observations.c
-        query = select(columns.trace_id, columns.start_time, columns.end_time, columns.calculated_total_cost).where(
-            columns.project_id == project_id, columns.trace_id.in_(sorted(stored)), columns.deleted_at.is_(None)
-        )
-        for trace_id, start, end, cost_usd in conn.execute(query):
-            spans[trace_id].append(Span(_moment(start), _moment(end), cost_usd))
+        wanted = {"project_id": project_id, **ids_listed(conn, sorted(stored))}
+        for trace_id, start, end in conn.execute(spans_query, wanted):
+            spans[trace_id].append(Span(_moment(start), _moment(end), None))
+        for trace_id, cost_usd in conn.execute(costs_query, wanted):
+            spans[trace_id].append(Span(None, None, cost_usd))
         fresh = {trace_id: metrics(parts) for trace_id, parts in spans.items()}
         changes += [
             {"trace_id": trace_id, "new_latency": new.latency, "new_total_cost": new.total_cost}
@@ -57,6 +57,29 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
             changes,
         )
     return len(changes)
+
+
+@cache
+def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
+    """Of each trace that `ids_listed` names: its first start and last end; the cost of each observation with one.
+
+    Costs are added in Python, where they are added as the server does.
+    """
+    columns = observations.c
+    alive = (
+        columns.project_id == bindparam("project_id"),
+        is_listed(dialect, columns.trace_id),
+        columns.deleted_at.is_(None),
+    )
+    later = func.greatest if dialect == "postgresql" else func.max
+    last_end = func.max(later(columns.start_time, func.coalesce(columns.end_time, columns.start_time)))
+    spans = (
+        select(columns.trace_id, func.min(columns.start_time), type_coerce(last_end, columns.start_time.type))
+        .where(*alive, columns.start_time.is_not(None))
+        .group_by(columns.trace_id)
+    )
+    costs = select(columns.trace_id, columns.calculated_total_cost)
+    return spans, costs.where(*alive, columns.calculated_total_cost != 0)
 
 
 def derive_traces(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
@@ -115,14 +138,13 @@ def _with_contents(conn: Connection, rows: Sequence[tuple[Row, Key | None]]) -> 
     Args:
         rows: Each with the key of its root; None if it has none.
     """
-    columns = [observations.c[name] for name in CONTENT_COLUMNS]
     start, size = 0, _FIRST_GROUP
     while start < len(rows):
         group = rows[start : start + size]
         roots = [root for _, root in group if root is not None]
         contents = {
             key: dict(zip(CONTENT_COLUMNS, values, strict=True))
-            for key, values in rows_by_key(conn, observations, roots, columns)
+            for key, values in rows_by_key(conn, observations, roots, CONTENT_COLUMNS)
         }
         held = sum(len(value) for values in contents.values() for value in values.values() if value is not None)
         # Rows of their own, so that those of the groups before do not stay.

@@ -128,7 +128,7 @@ def _plain_errors(url: URL) -> Iterator[None]:
         yield
     except DBAPIError as error:
         raise _explained(error.orig or error, url) from None
-    except sqlite3.Error as error:
+    except (sqlite3.Error, psycopg.Error) as error:  # from the drivers themselves, where they are used directly
         raise _explained(error, url) from None
     except PoolTimeoutError:
         raise DatabaseError(f"{_name(url)}: every connection of this process is busy") from None

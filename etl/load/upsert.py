@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from etl.load.bulk import upsert_values
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import CONTENTS, ROW_TABLES
-from etl.load.types import JsonText
+from etl.load.types import JsonText, instant_text
 from etl.transform.documents import canonical
 from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, merged_exact
@@ -131,14 +132,11 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
 
 
 def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:
-    state = [table.c.content_hash, table.c.read_from, table.c.deleted_at.is_not(None), table.c.extra, table.c.exact]
-    versions = [table.c[name] for name in _VERSION_COLUMNS[table.name]]
-    found: dict[Key, _Stored] = {}
-    for key, (content_hash, read_from, deleted, extra, exact, *parts) in rows_by_key(
-        conn, table, keys, [*state, *versions]
-    ):
-        found[key] = _Stored(content_hash, read_from, deleted, extra, exact, tuple(part or "" for part in parts))
-    return found
+    columns = ["content_hash", "read_from", "deleted_at", "extra", "exact", *_VERSION_COLUMNS[table.name]]
+    return {
+        key: _Stored(content_hash, read_from, deleted_at is not None, extra, exact, tuple(part or "" for part in parts))
+        for key, (content_hash, read_from, deleted_at, extra, exact, *parts) in rows_by_key(conn, table, keys, columns)
+    }
 
 
 def _is_light(table: Table, row: Row) -> bool:
@@ -155,7 +153,7 @@ def _showing_nothing_new(
         return []
     names = [name for name in rows[known[0]] if name not in ("content_hash", "read_from", "extra", "exact")]
     same: list[Key] = []
-    for key, values in rows_by_key(conn, table, known, [table.c[name] for name in names]):
+    for key, values in rows_by_key(conn, table, known, names):
         row = _with_rest(table, rows[key], stored[key])
         same_values = all(is_same(table, n, row[n], value) for n, value in zip(names, values, strict=True))
         if same_values and all(is_same(table, n, row[n], getattr(stored[key], n)) for n in ("extra", "exact")):
@@ -186,14 +184,13 @@ def _with_rest(table: Table, row: Row, stored: _Stored) -> Row:
 def _write(conn: Connection, table: Table, rows: list[Row], now: datetime) -> None:
     if not rows:
         return
-    insert = _insert(conn, table)
-    kept = {column.name for column in table.primary_key} | {"first_seen_at", "deleted_at"}
-    written = [*rows[0], "changed_at"]
-    statement = insert.on_conflict_do_update(
-        index_elements=list(table.primary_key),
-        set_={name: insert.excluded[name] for name in written if name not in kept} | {"deleted_at": None},
+    names, moment = tuple(rows[0]), instant_text(now)
+    upsert_values(
+        conn,
+        table,
+        (*names, "first_seen_at", "changed_at"),
+        [(*map(row.__getitem__, names), moment, moment) for row in rows],
     )
-    conn.execute(statement, [row | {"first_seen_at": now, "changed_at": now} for row in rows])
 
 
 def _unmark(conn: Connection, table: Table, keys: list[Key], now: datetime) -> None:

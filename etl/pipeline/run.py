@@ -20,15 +20,16 @@ from sqlalchemy import Connection, Engine
 
 from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment, SegmentProof
-from etl.intervals import Window, subtract
+from etl.intervals import Window, intersect, subtract
 from etl.load import lease, ledger
-from etl.load.compare import differences, differing_stretch, keys_and_times
+from etl.load.compare import differences, differing_stretch
 from etl.load.deletions import note_unknown, settle_absences
 from etl.load.engine import reading, writing
 from etl.load.keys import Key
 from etl.load.selection import of_stored_traces, stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline import switch
+from etl.pipeline.batch import Batch, batch_of, together
 from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
@@ -39,8 +40,8 @@ from etl.transform.rows import Row, RowError
 
 log = logging.getLogger(__name__)
 
-# Pages that wait for the writer; with one in the hand of each reader this bounds memory.
-_PAGES_WAITING = 2
+# Batches that wait for the writer; with one in the hand of each reader this bounds memory.
+_BATCHES_WAITING = 2
 _POLL_S = 0.2
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -50,10 +51,10 @@ OnWindow = Callable[[str, ledger.Proof, float], None]
 
 
 class _Delivery(NamedTuple):
-    """From a reading thread to the writer: a page, or the end of a window, with the error that ended it."""
+    """From a reading thread to the writer: a batch, or the end of a window, with the error that ended it."""
 
     work: _Work
-    page: Page | None = None
+    batch: Batch | None = None
     error: Exception | None = None
     put_off: bool = False  # what is left of the window is for a later run
 
@@ -64,6 +65,7 @@ class _Work:
 
     source: Source
     due: Due
+    read_before: bool  # at least in part, so that rows of it are stored
     closed: list[Window] = field(default_factory=list)
     changed: int = 0
     since: float = 0.0  # time.monotonic() when its open segment began
@@ -210,7 +212,9 @@ class _Run:
         planned = plan(self._engine, self._reader, self._scope, explicit=explicit, on_failure=self._source_failed)
         if self._scope.filtered:
             self._children_read_to = self._end_of_children()
-        per_source = [[_Work(source, one) for one in due] for source, due in planned]
+        per_source = [
+            [_Work(source, one, bool(intersect(source.coverage, one.window))) for one in due] for source, due in planned
+        ]
         longest = max(map(len, per_source), default=0)
         works = [works[rank] for rank in range(longest) for works in per_source if rank < len(works)]
         return sorted(works, key=lambda work: work.due.tier == switch.TIER)  # stable: nothing waits for these
@@ -232,7 +236,7 @@ class _Run:
     # Reading, in threads
 
     def _read_and_store(self, works: list[_Work]) -> None:
-        deliveries: queue.Queue[_Delivery] = queue.Queue(_PAGES_WAITING)
+        deliveries: queue.Queue[_Delivery] = queue.Queue(_BATCHES_WAITING)
         abandon = threading.Event()
 
         def deliver(delivery: _Delivery) -> bool:
@@ -249,10 +253,10 @@ class _Run:
             work.since = time.monotonic()
             put_off = self._may_wait(work)
             try:
-                for page in () if put_off else self._pages(work):
-                    if not deliver(_Delivery(work, page)):
+                for batch in () if put_off else together(self._batches(work)):
+                    if not deliver(_Delivery(work, batch)):
                         return
-                    if page.closes and self._may_wait(work):
+                    if batch.closes and self._may_wait(work):
                         put_off = True
                         break
             except Exception as raised:  # noqa: BLE001 - handed to the writer, which judges it
@@ -288,29 +292,36 @@ class _Run:
             return False
         return time.monotonic() - self._started > limit.total_seconds()
 
-    def _pages(self, work: _Work) -> Iterator[Page]:
+    def _batches(self, work: _Work) -> Iterator[Batch]:
         """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
-        name, scope = work.source.name, self._scope
+        name = work.source.name
         flaw: SegmentProof | None = None  # of what was read whole for the segment that is open
         for page in self._reader.read(name, work.due.window, light=work.due.light):
             if page.light:
-                tables = rows_of(
-                    page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
-                    light=True,
-                )  # fmt: skip
+                batch = self._batch(page, compared=False)
                 with reading(self._engine) as conn:
-                    stretch = differing_stretch(conn, tables)
+                    stretch = differing_stretch(conn, batch.rows)
                 if stretch is not None:
                     for whole in self._reader.read(name, stretch):
                         flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
                         flaw = "doubtful" if "doubtful" in flaws else next(iter(flaws), flaw)
-                        yield from self._completed(work, whole._replace(closes=()))
-                if flaw is not None and page.closes:
-                    page = page._replace(closes=[segment._replace(proof=flaw) for segment in page.closes])
+                        for part in self._completed(work, whole._replace(closes=())):
+                            yield self._batch(part, compared=True)
+                if flaw is not None and batch.closes:
+                    batch.closes = [segment._replace(proof=flaw) for segment in batch.closes]
                     flaw = None
-                yield page
+                yield batch
             else:
-                yield from self._completed(work, page)
+                for part in self._completed(work, page):
+                    yield self._batch(part, compared=work.read_before)
+
+    def _batch(self, page: Page, *, compared: bool) -> Batch:
+        """What of a page has to be written; not `compared` where hardly any of it can be stored yet."""
+        scope = self._scope
+        if not compared or self._repair:
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
+        with reading(self._engine) as conn:
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
 
     def _completed(self, work: _Work, page: Page) -> Iterator[Page]:
         """Under filters: all that belongs to a trace that is selected only now, and the page itself.
@@ -351,48 +362,40 @@ class _Run:
     # Writing, here alone
 
     def _take(self, delivery: _Delivery) -> None:
-        work, page, error, put_off = delivery
-        if work.ended:
-            return  # a page on its way when its window failed
-        if page is not None:
-            try:
-                self._store(work, page)
-            except RowError as row_error:
-                error = row_error
-        if page is None or error is not None:
+        work, batch, error, put_off = delivery
+        if batch is not None:
+            self._store(work, batch)
+        else:
             self._end(work, error, put_off)
         if self._on_progress is not None:
             self._on_progress(self._report, self._done, self._planned)
 
-    def _store(self, work: _Work, page: Page) -> None:
+    def _store(self, work: _Work, batch: Batch) -> None:
         scope = self._scope
-        tables = rows_of(
-            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
-            light=page.light,
-        )  # fmt: skip
-        if page.selected:
-            work.changed += self._store_selected(page, tables)
+        if batch.selected:
+            work.changed += self._store_selected(batch)
             return
-        for table, rows in tables.items():
-            work.seen.setdefault(table, {}).update(keys_and_times(table, rows))
+        for table, times in batch.seen.items():
+            work.seen.setdefault(table, {}).update(times)
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
             written = store_rows(
                 conn,
-                page.kind,
-                self._selected(conn, page.kind, tables),
+                batch.kind,
+                self._selected(conn, batch.kind, batch.rows),
                 project_id=scope.project_id,
-                light=page.light,
+                light=batch.light,
                 now=scope.now,
+                traces=batch.traces,
                 distrust=self._repair,
                 observations_copied=scope.observations_copied,
             )
             work.changed += written.changed
-            for segment in page.closes:
-                self._close(conn, work, page.kind, segment)
-            self._note_requests(conn, len(page.items), written.changed)
+            for segment in batch.closes:
+                self._close(conn, work, batch.kind, segment)
+            self._note_requests(conn, batch.objects, written.changed)
         stream = self._report.stream(work.source.name)
-        stream.rows_read += len(page.items)
+        stream.rows_read += batch.objects
         stream.rows_written += written.changed
 
     def _selected(self, conn: Connection, kind: Kind, tables: Mapping[str, list[Row]]) -> Mapping[str, list[Row]]:
@@ -405,13 +408,13 @@ class _Run:
             name: [row for row in rows if name != "observations" or row["trace_id"]] for name, rows in tables.items()
         }
 
-    def _store_selected(self, page: Page, tables: Mapping[str, Sequence[Row]]) -> int:
+    def _store_selected(self, batch: Batch) -> int:
         """Stores what belongs to a selected trace; it is no part of the window at hand. Returns the rows written."""
         scope = self._scope
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
-            written = store_rows(conn, page.kind, tables, project_id=scope.project_id, light=False, now=scope.now)
-            self._note_requests(conn, len(page.items), written.changed)
+            written = store_rows(conn, batch.kind, batch.rows, project_id=scope.project_id, light=False, now=scope.now)
+            self._note_requests(conn, batch.objects, written.changed)
         return written.changed
 
     def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:

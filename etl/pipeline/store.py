@@ -23,6 +23,7 @@ def store_rows(
     project_id: str,
     light: bool,
     now: datetime,
+    traces: Collection[str] = (),
     distrust: bool = False,
     observations_copied: bool = True,
 ) -> Written:
@@ -33,6 +34,7 @@ def store_rows(
     Args:
         tables: As `pages.rows_of` gives them.
         light: The rows were compared before and are stored; only derive.
+        traces: Others whose rows were read, and are stored as they are.
         now: The time of `first_seen_at` and `changed_at`.
         observations_copied: Whether the children that latency and cost follow from are in the database.
         distrust: Look at the stored columns themselves, not only at their hashes.
@@ -42,9 +44,10 @@ def store_rows(
         for table, rows in tables.items()
         if not light
     ]
-    touched = trace_ids(tables)
-    if kind in OBSERVATIONS_V2:
-        derive_traces(conn, project_id, touched, now)
+    changed = trace_ids(tables)
+    touched = changed.union(traces)
+    if kind in OBSERVATIONS_V2 and not light:
+        derive_traces(conn, project_id, changed, now)
         derive_sessions(conn, project_id, session_ids(tables), now)
     # Without observations there is nothing to derive from: these traces brought their metrics along.
     if touched and observations_copied:

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from math import isfinite
 from typing import Any, NamedTuple
 
-from etl.transform.fields import SESSION, TRACE_V2
+from etl.transform.fields import TRACE_V2
 from etl.transform.jsontext import dumps, loads
-from etl.transform.rows import Row, content_hash, exact_text, exact_values
+from etl.transform.rows import Row, exact_text, exact_values, row_hash
 
 # The server adds costs as decimals with 12 places (ClickHouse `Decimal64(12)`); adding doubles would differ.
 _COST_UNITS_PER_USD = 10**12
@@ -66,7 +67,8 @@ def metrics(spans: Iterable[Span]) -> Metrics:
             starts.append(start)
             ends.append(start if end is None else max(start, end))
         if cost_usd:
-            cost_units += round(cost_usd * _COST_UNITS_PER_USD)
+            units = cost_usd * _COST_UNITS_PER_USD
+            cost_units += round(units) if isfinite(units) else int(cost_usd) * _COST_UNITS_PER_USD
     latency_ms = round((max(ends) - min(starts)).total_seconds() * _EPOCH_MS) if starts else 0
     return Metrics(latency_ms / _EPOCH_MS, cost_units / _COST_UNITS_PER_USD)
 
@@ -119,7 +121,7 @@ def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any
     }
     # For the same reason the root's hash stands for its contents.
     contents = dict.fromkeys(CONTENT_COLUMNS) | {"input": root and root["content_hash"]}
-    row["content_hash"] = content_hash(row | contents, TRACE_V2)
+    row["content_hash"] = row_hash(row | contents)
     return row
 
 
@@ -140,7 +142,7 @@ def session(project_id: str, session_id: str, environment: str | None) -> Row:
         "exact": None,
         "read_from": "observations",
     }
-    row["content_hash"] = content_hash(row, SESSION)
+    row["content_hash"] = row_hash(row)
     return row
 
 

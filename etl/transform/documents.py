@@ -166,7 +166,7 @@ def _item(row: Row, shape: Shape) -> dict[str, Any]:
     if row.get("extra") or row.get("exact"):
         order = {name: position for position, name in enumerate(shape.names)}
         return {name: canonical(item[name]) for name in sorted(item, key=lambda n: (order.get(n, len(order)), n))}
-    for name in shape.names_by_kind[Kind.NUMBER]:
+    for name in shape.by_kind[Kind.NUMBER][0]:
         if item.get(name) is not None:
             item[name] = _canonical_number(item[name])
     return item

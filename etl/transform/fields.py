@@ -7,9 +7,10 @@ the API's name in snake_case; where two generations call the same thing by two n
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
+from typing import NamedTuple
 
 
 class Kind(Enum):
@@ -23,8 +24,7 @@ class Kind(Enum):
     JSON = "json"
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """One field of the API: its name there, its column and its kind."""
 
     api: str
@@ -44,21 +44,32 @@ class Shape:
     fields: tuple[Field, ...]
     optional: frozenset[str] = frozenset()
     ignored: frozenset[str] = frozenset()
-    known: frozenset[str] = field(init=False)
-    hashed: tuple[str, ...] = field(init=False)
-    names: tuple[str, ...] = field(init=False)
-    columns: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(f.api for f in self.fields))
-        object.__setattr__(self, "columns", tuple(f.column for f in self.fields))
-        object.__setattr__(self, "known", frozenset(f.api for f in self.fields) | self.ignored)
-        object.__setattr__(self, "hashed", (*(f.column for f in self.fields), "extra", "exact"))
 
     @cached_property
-    def names_by_kind(self) -> dict[Kind, tuple[str, ...]]:
-        """The API's names of the fields of each kind."""
-        return {kind: tuple(f.api for f in self.fields if f.kind is kind) for kind in Kind}
+    def names(self) -> tuple[str, ...]:
+        """The API's names of the fields."""
+        return tuple(f.api for f in self.fields)
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Their columns."""
+        return tuple(f.column for f in self.fields)
+
+    @cached_property
+    def by_kind(self) -> dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """The API's names and the columns of the fields of each kind."""
+        of = {kind: [f for f in self.fields if f.kind is kind] for kind in Kind}
+        return {kind: (tuple(f.api for f in some), tuple(f.column for f in some)) for kind, some in of.items()}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        """Fields whose absence is worth a note."""
+        return frozenset(self.names) - self.optional
+
+    @cached_property
+    def known(self) -> frozenset[str]:
+        """Fields that are not unknown ones."""
+        return frozenset(self.names) | self.ignored
 
     def without(self, *api_names: str) -> Shape:
         """The same shape for a request that leaves these fields out; what stands in their place is no value."""

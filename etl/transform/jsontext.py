@@ -18,7 +18,8 @@ import simplejson
 # A number where a double might not be enough: 17 or more digits, or an exponent. Numbers follow one of `:,[`, or stand
 # alone, as in a column that holds nothing else.
 _LONG = rb"\s*(-?\d(?:[\d.]{16,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d+))"
-_LONG_NUMBER = re.compile(rb"[:,\[]" + _LONG)
+# One pattern for each byte before it: a search for a single byte is many times faster than one for any of three.
+_LONG_NUMBERS = [re.compile(before + _LONG) for before in (b":", b",", rb"\[")]
 _LONG_NUMBER_ALONE = re.compile(_LONG)
 _INT64_DIGITS = 18
 # Python reads no integer of more digits (`sys.set_int_max_str_digits`); Postgres gives 1e9000 back with all its zeros.
@@ -49,7 +50,8 @@ def parse(body: bytes) -> Parsed:
             number with an exponent of 19 digits.
     """
     # Nearly all texts have no long number, so this is a search for them first and a look at each of them second.
-    alone, others = _LONG_NUMBER_ALONE.match(body), _LONG_NUMBER.findall(body)
+    alone = _LONG_NUMBER_ALONE.match(body)
+    others = [token for pattern in _LONG_NUMBERS for token in pattern.findall(body)]
     if (alone is None or _fits_machine_number(alone[1])) and (not others or all(map(_fits_machine_number, others))):
         try:
             return Parsed(orjson.loads(body), plain=_NUL_ESCAPE not in body)
@@ -79,11 +81,16 @@ def loads_sorted(text: str) -> Any:
 
 def dumps(value: Any) -> str:
     """Compact JSON text with sorted keys; the same text for equal values, whatever parser read them."""
+    return dumps_bytes(value).decode()
+
+
+def dumps_bytes(value: Any) -> bytes:
+    """`dumps` in UTF-8."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
     except TypeError:  # orjson.JSONEncodeError: a surrogate, a Decimal, a big integer or deep nesting
         text: str = simplejson.dumps(value, sort_keys=True, separators=(",", ":"), use_decimal=True)
-        return text
+        return text.encode()
 
 
 def dumps_indented(value: Any) -> str:

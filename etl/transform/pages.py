@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
-from etl.transform.rows import Row, exact_text, from_api, merged_exact
+from etl.transform.rows import Row, content_hash, exact_text, from_api, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -72,22 +72,74 @@ def rows_of(
 ) -> dict[str, list[Row]]:
     """The rows of each table, one for each object; without inputs and outputs if not `contents`.
 
+    Raises:
+        RowError: An object without a usable key.
+    """
+    objects = identified(kind, items, contents=contents)
+    return rows_of_objects(kind, objects, project_id=project_id, plain=plain, contents=contents, light=light)
+
+
+class Identified(NamedTuple):
+    """An object of a page, before any work is done to make it a row.
+
+    `key` is the primary key without the project; parts that are no text cannot be looked up.
+    """
+
+    table: str
+    key: tuple[Any, ...]
+    read_from: str
+    content_hash: str
+    item: Mapping[str, Any]
+
+
+def identified(kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool) -> list[Identified]:
+    """What is needed to see which objects are stored as they are."""
+    shape = _chosen(SHAPES[kind], contents)
+    read_from = "observations" if kind in OBSERVATIONS_V2 or kind is Kind.SCORE_V3 else "traces"
+    found: list[Identified] = []
+    for item in items:
+        if kind in _WITH_IDS:
+            item = {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}}
+        hashed = content_hash(item, shape)
+        if kind in OBSERVATIONS_V2 and observations_v2.is_trace_copy(item):
+            found.append(Identified("traces", (item["traceId"],), "trace_copy", hashed, item))
+        elif shape.table == "observations":
+            key = (item.get("traceId") or "", item.get("id"))
+            found.append(Identified("observations", key, read_from, hashed, item))
+        else:
+            found.append(Identified(shape.table, (item.get("id"),), read_from, hashed, item))
+    return found
+
+
+def rows_of_objects(
+    kind: Kind, objects: Sequence[Identified], *, project_id: str, plain: bool, contents: bool, light: bool
+) -> dict[str, list[Row]]:
+    """The rows of each table that pages of this kind bring, one for each object.
+
     Where the server could not send the contents, though they were wanted (not `light`), `exact` says that they are
     absent; what was stored of them before stays.
 
     Raises:
         RowError: An object without a usable key.
     """
-    shape = _chosen(SHAPES[kind], contents)
+    rows: dict[str, list[Row]] = {table: [] for table in BRINGS[kind]}
+    shapes = {SHAPES[kind].table: _chosen(SHAPES[kind], contents)}
     if kind in _COPY_SHAPES:
-        tables = _rows_of_v2(items, shape, _chosen(_COPY_SHAPES[kind], contents), project_id, plain)
-        return tables if light else _marked(kind, tables)
-    if kind is Kind.SCORE_V3:
-        items, read_from = [flatten_score(item) for item in items], "observations"
-    else:
-        read_from = "traces"
-    rows = [from_api(item, shape, project_id=project_id, read_from=read_from, plain=plain) for item in items]
-    return {shape.table: rows} if light else _marked(kind, {shape.table: rows})
+        shapes["traces"] = _chosen(_COPY_SHAPES[kind], contents)
+    for table, _, read_from, hashed, item in objects:
+        all_plain: bool = plain
+        verbatim: Mapping[str, Any] = {}
+        if kind is Kind.SCORE_V3:
+            item = flatten_score(item)
+        elif kind in _COPY_SHAPES:
+            flatten = observations_v2.flatten_copy if table == "traces" else observations_v2.flatten
+            item, all_plain, verbatim = flatten(item, plain)
+        row = from_api(
+            item, shapes[table], project_id=project_id, read_from=read_from, plain=all_plain, hashed=hashed,
+            verbatim=verbatim,
+        )  # fmt: skip
+        rows[table].append(row)
+    return rows if light else _marked(kind, rows)
 
 
 # Which stored rows a complete read of such pages would have brought: per table, their `read_from`.
@@ -103,6 +155,9 @@ BRINGS: Mapping[Kind, Mapping[str, tuple[str, ...]]] = {
     Kind.SCORE_V3: {"scores": ("observations",)},
     Kind.SESSION: {"sessions": ("traces",)},
 }
+# Traces that list the ids of their children, in no order that stays.
+_WITH_IDS = (Kind.TRACE_ALONE, Kind.TRACE_WITHOUT_SCORES)
+_CHILDREN = ("observations", "scores")
 
 
 def selected_by_environment(kind: Kind, table: str) -> bool:
@@ -133,23 +188,8 @@ def session_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
     return {row["session_id"] for table in rows.values() for row in table if row.get("session_id")}
 
 
-def _rows_of_v2(
-    items: Sequence[Mapping[str, Any]], shape: Shape, copy_shape: Shape, project_id: str, plain: bool
-) -> dict[str, list[Row]]:
-    rows: dict[str, list[Row]] = {"traces": [], "observations": []}
-    for item in items:
-        copy = observations_v2.is_trace_copy(item)
-        flat = observations_v2.flatten_copy(item, plain) if copy else observations_v2.flatten(item, plain)
-        row = from_api(
-            flat.item,
-            copy_shape if copy else shape,
-            project_id=project_id,
-            read_from="trace_copy" if copy else "observations",
-            plain=flat.plain,
-            verbatim=flat.verbatim,
-        )
-        rows["traces" if copy else "observations"].append(row)
-    return rows
+def _are_ids(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
 @cache

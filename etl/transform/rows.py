@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Collection, Mapping
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
-from types import MappingProxyType
+from types import MappingProxyType, NoneType
 from typing import Any
 
 from etl.errors import EtlError
 from etl.transform.fields import Kind, Shape, snake_case
-from etl.transform.jsontext import dumps, holdable, loads
+from etl.transform.jsontext import dumps, dumps_bytes, holdable, loads
 
 Row = dict[str, Any]
 
@@ -24,6 +25,21 @@ _ABSENT = object()
 _UNHELD = object()
 _INT64 = 2**63
 _EXACT_IN_DOUBLE = 2**53
+_TEXT, _JSON = Kind.TEXT, Kind.JSON
+# Types that a column of a kind takes without a change; of text only where it is plain.
+_AS_IT_IS: Mapping[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str, NoneType}),
+    Kind.NUMBER: frozenset({float, NoneType}),
+    Kind.INSTANT: frozenset({NoneType}),
+    Kind.FLAG: frozenset({bool, NoneType}),
+}
+_NOTHING: frozenset[type] = frozenset()
+# Nearly all instants; the few of the last days of a month are looked at more closely.
+_SURELY_CANONICAL = re.compile(
+    r"[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
+)
+# To be raised when the same object becomes another row than before, so that stored rows are written anew.
+_HASH_KEY = b"1"
 
 
 class RowError(EtlError):
@@ -37,6 +53,7 @@ def from_api(
     project_id: str,
     read_from: str,
     plain: bool,
+    hashed: str | None = None,
     verbatim: Mapping[str, Any] = MappingProxyType({}),
 ) -> Row:
     """The row that holds all of `item`.
@@ -47,46 +64,40 @@ def from_api(
         project_id: The project that was asked; the row belongs to it whatever the object says.
         read_from: Which API gave it: `traces`, `observations` or `trace_copy`.
         plain: Whether the whole answer was free of NUL, lone surrogates and numbers beyond 64 bits.
+        hashed: The content hash, where it is that of another form of the object; else that of `item`.
         verbatim: Fields of `shape` whose value goes to `exact` as well, whatever the column holds.
     Raises:
         RowError: A key is missing or no text.
     """
-    row: Row = {}
+    row: Row = dict(zip(shape.columns, map(item.get, shape.names), strict=True))
     unheld = {name: _as_base64(value) for name, value in verbatim.items()}
-    absent: list[str] = []
-    missing = 0
-    for field in shape.fields:
-        value = item.get(field.api, _ABSENT)
-        if value is None:
-            row[field.column] = None
-            if field.api in shape.optional:  # where null is not the same as nothing
-                unheld.setdefault(field.api, _as_base64(None))
+    for kind, (names, columns) in shape.by_kind.items():
+        # A look at all values at once: nearly always they are what their columns hold.
+        if (plain or kind is not _TEXT) and _AS_IT_IS.get(kind, _NOTHING).issuperset(map(type, map(item.get, names))):
             continue
-        if value is _ABSENT:
-            row[field.column] = None
-            missing += 1
-            if field.api not in shape.optional:
-                absent.append(field.api)
-            continue
-        held = _hold(value, field.kind, plain)
-        if held is _UNHELD:
-            held = _nearest(value, field.kind)
-            unheld[field.api] = _as_base64(value)
-        row[field.column] = held
-    unknown = (
-        {name: value for name, value in item.items() if name not in shape.known}
-        if (len(item) + missing > len(shape.fields))
-        else {}
-    )
+        for name, column in zip(names, columns, strict=True):
+            value = row[column]
+            if value is None:
+                continue
+            held = dumps(value) if plain and kind is _JSON else _hold(value, kind, plain)
+            if held is _UNHELD:
+                held = _nearest(value, kind)
+                unheld[name] = _as_base64(value)
+            row[column] = held
+    for name in shape.optional:
+        if item.get(name, _ABSENT) is None:  # where null is not the same as nothing
+            unheld.setdefault(name, _as_base64(None))
+    absent = [name for name in shape.required if name not in item] if not shape.required <= item.keys() else []
     row["extra"] = None
-    if unknown:
+    if not shape.known >= item.keys():
+        unknown = {name: value for name, value in item.items() if name not in shape.known}
         extra = unknown if plain else holdable(unknown)
         if extra is not unknown:
             unheld[""] = _as_base64(unknown)
         row["extra"] = dumps(extra)
     _set_keys(row, item, shape, project_id, unheld)
     row["exact"] = exact_text(unheld, absent)
-    row["content_hash"] = content_hash(row, shape)
+    row["content_hash"] = hashed or content_hash(item, shape)
     row["read_from"] = read_from
     return row
 
@@ -98,10 +109,10 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
         read_json: Reads what columns of JSON hold.
     """
     item = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
-    for name in shape.names_by_kind[Kind.JSON]:
+    for name in shape.by_kind[Kind.JSON][0]:
         if (text := item[name]) is not None:
             item[name] = read_json(text)
-    for name in shape.names_by_kind[Kind.FLAG]:
+    for name in shape.by_kind[Kind.FLAG][0]:
         if item[name] is not None:
             item[name] = bool(item[name])
     if item.get("traceId") == "" and shape.table == "observations":
@@ -122,10 +133,16 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
     return item
 
 
-def content_hash(row: Row, shape: Shape) -> str:
-    """32 hex digits over the columns of `shape`; equal for equal content, on every database and in every run."""
-    content = dumps([row[column] for column in shape.hashed])
-    return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
+def content_hash(item: Mapping[str, Any], shape: Shape) -> str:
+    """32 hex digits over all fields of an object but the ignored ones; the same on every database and in every run."""
+    ignored = shape.ignored
+    content = dumps_bytes({name: value for name, value in item.items() if name not in ignored} if ignored else item)
+    return hashlib.blake2b(content, digest_size=16, key=_HASH_KEY).hexdigest()
+
+
+def row_hash(row: Row) -> str:
+    """The content hash of a row that was put together here, not answered by an API."""
+    return hashlib.blake2b(dumps_bytes(row), digest_size=16, key=_HASH_KEY).hexdigest()
 
 
 def exact_values(row: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +196,7 @@ def _hold(value: Any, kind: Kind, plain: bool) -> Any:
         if plain or holdable(value) is value:
             return dumps(value)
     elif kind is Kind.INSTANT:
-        if type(value) is str and canonical_instant(value) == value:
+        if type(value) is str and (_SURELY_CANONICAL.fullmatch(value) or canonical_instant(value) == value):
             return value
     elif kind is Kind.NUMBER:
         if type(value) is float or (type(value) is int and abs(value) <= _EXACT_IN_DOUBLE):

@@ -146,7 +146,7 @@ def test_a_key_that_stops_working_in_the_middle_ends_the_run_and_keeps_what_was_
     database: Engine, undisturbed: dict[str, list[Row]]
 ) -> None:
     with MockLangfuse(data()) as server:
-        server.faults.add("status", path="/traces", times=None, status=401, after=7)
+        server.faults.add("status", path="/traces", times=None, status=401, after=11)
         (report,) = run(database, server)
         assert (report.status, report.exit_code) == ("failed", 4)
         assert len(rows(database, "traces")) + len(rows(database, "observations")) > 0
