@@ -160,7 +160,10 @@ def _spenders(title: str, spenders: Sequence[Spender]) -> Chart:
         }
     ]  # fmt: skip
     axis = {"tickmode": "array", "tickvals": list(range(len(ordered))), "ticktext": [label(one.id) for one in ordered]}
-    layout = {"xaxis": {"tickprefix": "$", "rangemode": "tozero", "nticks": 5}, "yaxis": {**axis, "automargin": True}}
+    layout = {
+        "xaxis": {"tickprefix": "$", "rangemode": "tozero", "nticks": 4, "tickangle": 0},
+        "yaxis": {**axis, "automargin": True},
+    }
     return Chart(title, "USD for their model calls in these days.", data, layout)
 
 
