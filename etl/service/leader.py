@@ -10,11 +10,13 @@ import logging
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.events import EVENT_JOB_MAX_INSTANCES, JobSubmissionEvent
 from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 from sqlalchemy import Engine
@@ -228,9 +230,9 @@ class Leader:
             return
         if report.put_off and trouble is None:
             # Live data first, then on with the history; not before this run has ended for the scheduler, too.
-            job.modify(next_run_time=now + timedelta(seconds=1))
+            self._move(name, now + timedelta(seconds=1))
         elif trouble is not None and job.next_run_time < now + wait:
-            job.modify(next_run_time=now + wait)
+            self._move(name, now + wait)
             log.warning(
                 "project %s failed %d times in a row since %s, next try in %d s",
                 name, trouble.failures, f"{trouble.since:%Y-%m-%dT%H:%M:%SZ}", wait / timedelta(seconds=1),
@@ -246,6 +248,11 @@ class Leader:
             self._on_lost()
         except EtlError as error:
             log.warning("the schedule of project %s could not be noted: %s", name, error)
+
+    def _move(self, name: str, at: datetime) -> None:
+        """Makes the next run of a project begin at another time."""
+        with suppress(JobLookupError):  # the service ends, or the project was removed, at this very moment
+            self._scheduler.modify_job(name, next_run_time=at)
 
     def _planned(self, name: str, next_run_at: datetime | None) -> Planned:
         trouble = self._board.trouble(name)

@@ -100,6 +100,7 @@ def test_a_silent_leader_of_another_machine_is_followed_when_its_lease_expires(
     engine = open_engine(postgres_url, "service")
     with writing(engine) as conn:
         acquire(conn, this_process()._replace(host="elsewhere"))
+        conn.execute(update(sync_lease).values(heartbeat_at=a_while_ago()))
     engine.dispose()
     with Instance(postgres) as service:
         service.wait_for_log("standby: process")
@@ -116,11 +117,16 @@ def test_two_on_one_sqlite_file_the_second_refuses(setup: Setup) -> None:
         first.wait_for_runs("shop")
 
 
+def a_while_ago() -> datetime:
+    """Half of the time until a lease expires; the tests need not wait for all of it."""
+    return datetime.now(UTC) - timedelta(seconds=10)
+
+
 def steal(url: str, schema: str) -> None:
     """As if this machine had slept, the lease had expired, and another one had taken over."""
     engine = open_engine(url, schema)
     with writing(engine) as conn:
-        conn.execute(update(sync_lease).values(owner="thief:x:y", host="elsewhere", pid=7))
+        conn.execute(update(sync_lease).values(owner="thief:x:y", host="elsewhere", pid=7, heartbeat_at=a_while_ago()))
     engine.dispose()
 
 

@@ -191,6 +191,21 @@ def test_a_revoked_key_is_waited_for_and_recovers_without_a_restart(setup: Setup
         assert service.stop() == 0
 
 
+def test_two_entries_for_one_langfuse_project_do_not_take_turns_at_undoing_each_other(
+    nursery: Nursery, tmp_path: Path, server: MockLangfuse, sqlite_url: str
+) -> None:
+    setup = Setup(nursery, tmp_path, {"one": server, "other": server}, database_url=sqlite_url)
+    with Instance(setup) as service:
+        troubled = service.wait_for(
+            lambda: [n for n in ("one", "other") if service.metric("langfuse_etl_needs_person", project=n)]
+        )
+        (well,) = {"one", "other"} - set(troubled)
+        service.wait_for(lambda: service.runs(well) >= 2)
+        assert "keys of the same Langfuse project (proj-shop); remove one of them" in service.get("/readyz").text
+        assert service.stop() == 0
+    assert rows(sqlite_url) == truth()
+
+
 def test_logs_are_json_lines_if_wanted(setup: Setup) -> None:
     with Instance(setup, options=["--log-json"]) as service:
         service.wait_for(lambda: "run 1 of shop: ok" in service.log())
