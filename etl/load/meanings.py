@@ -189,8 +189,8 @@ _SPECIAL = {
         "id": "counts up",
         "window_start": "inclusive",
         "window_end": "exclusive",
-        "tier": "why it was read: live, history, absence (rows were missing there), backfill, or the span of a lookback;"
-        " merged if several became one row",
+        "tier": "why it was read: live, history, absence (rows were missing there), backfill, or the span of a"
+        " lookback; merged if several became one row",
         "proof": "counted (the server's total agreed), walked (a total order read to its end), doubtful, partial (some"
         " row came without its contents) or failed",
         "promised": "rows in it by the server's own count; null where that cannot be trusted",
