@@ -132,38 +132,44 @@ def absences_to_confirm(
 
 
 def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
-    """Marks derived traces whose last observation was deleted, and derived sessions whose last trace was.
+    """Marks derived traces whose last observation was deleted.
 
     A trace that the traces API gave may have a copy among the observations; so it is noted as absent, and marked when
     a read of its place an hour later shows none. What was read from this API itself is missed by its own reads.
     """
     of_trace = _with_observations()
     derived = (traces.c.project_id == project_id, traces.c.read_from == "observations", traces.c.deleted_at.is_(None))
-    session_ids: set[str] = set()
     for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
         ids = [key[0] for key in chunk]
-        gone = select(traces.c.id, traces.c.session_id).where(*derived, traces.c.id.in_(ids), ~of_trace)
-        rows = conn.execute(gone).all()
-        _mark(conn, traces, project_id, {(row.id,) for row in rows}, now)
-        session_ids |= {row.session_id for row in rows if row.session_id is not None}
+        gone = select(traces.c.id).where(*derived, traces.c.id.in_(ids), ~of_trace)
+        _mark(conn, traces, project_id, {(row.id,) for row in conn.execute(gone)}, now)
         given = (traces.c.project_id == project_id, traces.c.read_from == "traces", traces.c.deleted_at.is_(None))
         left: set[Key] = {
             (row.id,) for row in conn.execute(select(traces.c.id).where(*given, traces.c.id.in_(ids), ~of_trace))
         }
         _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), now)
+
+
+def mark_sessions_left_without_traces(
+    conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime
+) -> set[str]:
+    """Marks the derived sessions of these traces that have no trace any more; the others, by id, have another set."""
     of_session = exists().where(
         traces.c.project_id == sessions.c.project_id,
         traces.c.session_id == sessions.c.id,
         traces.c.deleted_at.is_(None),
     )
-    for chunk in _chunks([(session_id,) for session_id in session_ids]):
-        empty = select(sessions.c.id).where(
-            sessions.c.project_id == project_id,
-            sessions.c.read_from == "observations",
-            sessions.c.id.in_([key[0] for key in chunk]),
-            ~of_session,
+    derived = (sessions.c.project_id == project_id, sessions.c.read_from == "observations")
+    others: set[str] = set()
+    for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
+        of_traces = select(traces.c.session_id).where(
+            traces.c.project_id == project_id, traces.c.id.in_([key[0] for key in chunk])
         )
-        _mark(conn, sessions, project_id, {(row.id,) for row in conn.execute(empty)}, now)
+        query = select(sessions.c.id, of_session.label("lives")).where(*derived, sessions.c.id.in_(of_traces))
+        found = {row.id: row.lives for row in conn.execute(query)}
+        _mark(conn, sessions, project_id, {(session_id,) for session_id, lives in found.items() if not lives}, now)
+        others |= {session_id for session_id, lives in found.items() if lives}
+    return others
 
 
 def stored_keys(

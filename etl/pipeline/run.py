@@ -447,6 +447,7 @@ class _Run:
         if not wanted or (scope.kept_from is not None and window.start < scope.kept_from):
             return 0, False
         marked, too_many = 0, False
+        touched: set[str] = set()
         for stream, read_from in BRINGS[kind].items():
             absences = settle_absences(
                 conn, scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
@@ -455,8 +456,10 @@ class _Run:
                 environments=scope.environments if selected_by_environment(kind, stream) else None,
             )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
-            if stream == "observations" and absences.deleted:
-                refresh_after_deletion(conn, kind, scope.project_id, {key[0] for key in absences.deleted}, scope.now)
+            if stream in ("traces", "observations"):
+                touched |= {key[0] for key in absences.deleted}
+        if touched:
+            refresh_after_deletion(conn, kind, scope.project_id, touched, scope.now)
         return marked, too_many
 
     def _note_unknown(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 
 from etl.load.compare import differences
-from etl.load.deletions import mark_left_without_rows
+from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
 from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
 from etl.load.upsert import Written, upsert
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
@@ -58,8 +58,9 @@ def store_rows(
 def refresh_after_deletion(
     conn: Connection, kind: Kind, project_id: str, traces: Collection[str], now: datetime
 ) -> None:
-    """Derives anew what follows from observations, some of which were marked as deleted."""
+    """Derives anew what follows from these traces, of which some, or some of their observations, were marked."""
     if kind in OBSERVATIONS_V2:
         derive_traces(conn, project_id, traces, now)
         mark_left_without_rows(conn, project_id, traces, now)
+        derive_sessions(conn, project_id, mark_sessions_left_without_traces(conn, project_id, traces, now), now)
     refresh_trace_metrics(conn, project_id, traces, now)

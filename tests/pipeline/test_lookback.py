@@ -171,6 +171,26 @@ def test_on_v4_a_deleted_trace_is_marked_with_all_that_was_derived(database: Eng
         assert {row["id"] for row in data.traces()} == live
 
 
+def test_on_v4_a_session_follows_the_traces_that_it_has_left(database: Engine) -> None:
+    data = Dataset()
+    for number, environment in enumerate(("production", "default")):
+        timestamp = iso(NOW - timedelta(hours=20) + timedelta(minutes=number))
+        trace = {"timestamp": timestamp, "createdAt": timestamp, "sessionId": "s", "environment": environment}
+        data.put_trace({"id": environment, **trace})
+    with MockLangfuse(data, api="v4") as server:
+        sync(database, server, now=NOW)
+        assert by_id(database, "sessions")["s"]["environment"] == "production"
+        data.delete_trace("production")
+        for hours in (25, 27):
+            sync(database, server, now=NOW + timedelta(hours=hours))
+        assert by_id(database, "traces")["production"]["deleted_at"]
+        assert by_id(database, "sessions")["s"]["environment"] == "default"
+        data.delete_trace("default")
+        for hours in (200, 202):
+            sync(database, server, now=NOW + timedelta(hours=hours))
+        assert by_id(database, "sessions")["s"]["deleted_at"]
+
+
 def test_traces_alone_come_with_the_metrics_and_ids_that_the_api_tells(database: Engine) -> None:
     data = dataset()
     with MockLangfuse(data) as server:
