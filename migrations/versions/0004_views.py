@@ -294,15 +294,17 @@ def indexes(dialect: str) -> dict[str, str]:
             "vx_scores_day": f"scores ({time_day}, project_id, name, source, data_type, string_value, value,"
             " timestamp, deleted_at) WHERE deleted_at IS NULL",
         }
+    # An entry of a btree holds at most 2,704 bytes, and a longer text would not be stored at all; names and users are
+    # of any length. Their hashes are not.
     return {
         "vx_observations_day": f"observations (({start_day})) WHERE deleted_at IS NULL AND model IS NOT NULL",
         "vx_observations_errors": "observations (start_time, project_id, trace_id)"
         " WHERE level = 'ERROR' AND deleted_at IS NULL",
-        "vx_observations_prompt": "observations (project_id, prompt_name, prompt_version)"
+        "vx_observations_prompt": "observations USING hash (prompt_name)"
         " WHERE prompt_name IS NOT NULL AND deleted_at IS NULL",
         "vx_traces_timestamp": "traces (timestamp)",
         "vx_traces_day": f"traces (({time_day})) WHERE deleted_at IS NULL",
-        "vx_traces_user": "traces (project_id, user_id, timestamp) WHERE deleted_at IS NULL",
+        "vx_traces_user": "traces USING hash (user_id) WHERE deleted_at IS NULL",
         "vx_scores_day": f"scores (({time_day})) WHERE deleted_at IS NULL",
     }
 

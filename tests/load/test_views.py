@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from datetime import datetime
@@ -377,3 +378,25 @@ def test_the_largest_and_smallest_scores_have_an_average(shared_pair: Pair) -> N
                 (row,) = view(conn, "score_summary")
                 assert math.isclose(row["average"], sum(v / 3 for v in values), rel_tol=1e-12, abs_tol=1e-300)
                 assert (row["minimum"], row["maximum"]) == (min(values), max(values))
+
+
+def test_no_index_of_a_view_refuses_a_long_text(shared_pair: Pair) -> None:
+    """Postgres takes no more than 2,704 bytes in an entry of a btree; random text cannot be compressed."""
+    long = random.Random(1).randbytes(20_000).hex()
+    trace = {field.api: None for field in TRACE_DOCUMENT.fields} | {"projectId": "p", "id": "t", "name": long}
+    trace |= {"userId": long, "release": long, "version": long, "environment": long}
+    trace["timestamp"] = "2026-11-09T00:00:00.000Z"
+    shape = STREAMS["observations"].shape
+    part = {field.api: None for field in shape.fields} | {"projectId": "p", "id": "o", "traceId": "t", "model": long}
+    part |= {"name": long, "promptName": long, "statusMessage": long, "level": "ERROR", "environment": long}
+    part["startTime"] = "2026-11-09T00:00:00.000Z"
+    score = {field.api: None for field in STREAMS["scores of v2"].shape.fields} | {"projectId": "p", "id": "s"}
+    score |= {"name": long, "stringValue": long, "source": long, "dataType": "CATEGORICAL", "traceId": "t"}
+    score["timestamp"] = "2026-11-09T00:00:00.000Z"
+    for engine in shared_pair:
+        with scratch(engine) as conn:
+            upsert(conn, "traces", [to_row(trace, STREAMS["traces"]._replace(shape=TRACE_DOCUMENT), "p")], instant(0))
+            upsert(conn, "observations", [to_row(part, STREAMS["observations"], "p")], instant(0))
+            upsert(conn, "scores", [to_row(score, STREAMS["scores of v2"], "p")], instant(0))
+            for name, rows in summaries([trace], [part], [score]).items():
+                check(rows, view(conn, name))
