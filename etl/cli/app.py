@@ -48,6 +48,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 db = typer.Typer(help="Show or upgrade the revision of the database.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(db, name="db")
@@ -78,7 +79,7 @@ def main() -> None:
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's own errors: a wrong option, a missing argument
         if usage is not None:
-            say_error(f"{usage()} (see `langfuse-etl --help`)")
+            _explain_usage(error, usage())
             sys.exit(2)
         logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
         # Where it happened, without the message: that may hold data.
@@ -86,6 +87,15 @@ def main() -> None:
         _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
     finally:
         close_engines()
+
+
+def _explain_usage(error: Exception, message: str) -> None:
+    """A wrong line names the help of its own command; a command group alone shows its help, which is no error text."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.stderr.write(f"{message}\n")
+        return
+    command = getattr(getattr(error, "ctx", None), "command_path", None) or "langfuse-etl"
+    say_error(f"{message} (see `{command} --help`)")
 
 
 def _require_text(arguments: list[str]) -> None:

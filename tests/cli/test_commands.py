@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -45,6 +47,42 @@ def test_every_command_of_the_design_is_there(bare_cli: Cli) -> None:
     names = {words[0] for words in leaves(typer.main.get_command(app))}
     assert {"check", "sync", "export", "status", "db", "demo"} <= names
     assert bare_cli("--help").code == 0
+
+
+@pytest.mark.parametrize("words", [(), ("db",), ("export",), ("demo", "serve")], ids=" ".join)
+def test_h_is_short_for_help(bare_cli: Cli, words: tuple[str, ...]) -> None:
+    result = bare_cli(*words, "-h")
+    assert (result.code, result.out) == (0, bare_cli(*words, "--help").out)
+
+
+@pytest.mark.parametrize("words", [(), ("db",)], ids=["nothing", "a group"])
+def test_a_group_alone_shows_its_help_and_not_as_an_error(bare_cli: Cli, words: tuple[str, ...]) -> None:
+    result = bare_cli(*words)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"Usage: {' '.join(['langfuse-etl', *words])} ")
+    assert "error:" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (("no-such-command",), "langfuse-etl"),
+        (("backfill",), "langfuse-etl backfill"),
+        (("export",), "langfuse-etl export"),
+        (("db", "search", "maybe"), "langfuse-etl db search"),
+    ],
+)
+def test_a_wrong_command_line_names_the_help_of_its_command(cli: Cli, words: tuple[str, ...], command: str) -> None:
+    assert cli(*words).err.endswith(f"(see `{command} --help`)\n")
+
+
+def test_ctrl_c_before_everything_is_loaded_leaves_no_traceback(tmp_path: Path) -> None:
+    package = tmp_path / "typer"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise KeyboardInterrupt\n", encoding="utf-8")
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from etl.cli import main; main()"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
 
 
 def test_it_tells_its_version(bare_cli: Cli) -> None:
