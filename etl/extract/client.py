@@ -47,6 +47,9 @@ _CONNECT_TIMEOUT_S = 10.0
 _MAX_ATTEMPTS = 8
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 _DEFAULT_RETRY_AFTER_S = 5.0
+# Langfuse counts in windows of a minute. What asks for hours means something else (a moment in seconds since 1970, a
+# date far away), and a service that believed it would stand still until it is started anew.
+_LONGEST_RETRY_AFTER_S = 3600.0
 # A server that says "at once" has just refused; asking it in a loop is no help.
 _SHORTEST_HOLD_S = 0.5
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
@@ -282,7 +285,7 @@ class Client:
         return RetriableApiError(f"GET {path}: the connection broke off", path=path)
 
     def _refused(self, response: requests.Response, budget: Budget, path: str) -> RetriableApiError:
-        wait_s = max(_SHORTEST_HOLD_S, _retry_after_s(response.headers.get("Retry-After")))
+        wait_s = max(_SHORTEST_HOLD_S, retry_after_s(response.headers.get("Retry-After")))
         budget.hold(wait_s)
         limit = response.headers.get("X-RateLimit-Limit", "")
         if limit.isdecimal() and budget.limit_per_minute is not None:
@@ -392,18 +395,29 @@ def _gone_advice(path: str, left_behind: bool) -> str:
     return f"GET {path}: not an address of Langfuse's API (404); check LANGFUSE_BASE_URL"
 
 
-def _retry_after_s(header: str | None) -> float:
-    """Seconds of a `Retry-After`: a number (fractional in Langfuse v3.0) or a date."""
-    if header is None:
+def retry_after_s(header: str | None) -> float:
+    """Seconds of a `Retry-After`, 0 to 3600: a number (fractional in Langfuse v3.0) or a date; 5 if it is neither."""
+    asked_s = None if header is None else _asked_s(header)
+    if asked_s is None:
         return _DEFAULT_RETRY_AFTER_S
+    if asked_s > _LONGEST_RETRY_AFTER_S:
+        log.warning(
+            "the rate limit asks to wait for %g s, which cannot be meant; waiting for %g s",
+            asked_s, _DEFAULT_RETRY_AFTER_S,
+        )  # fmt: skip
+        return _DEFAULT_RETRY_AFTER_S
+    return max(0.0, asked_s)
+
+
+def _asked_s(header: str) -> float | None:
     try:
-        return max(0.0, float(header))
+        return float(header)
     except ValueError:
         pass
     try:
-        return max(0.0, (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds())
+        return (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError):
-        return _DEFAULT_RETRY_AFTER_S
+        return None
 
 
 def _attempts_used_up(attempts: int) -> tenacity.stop.stop_base:

@@ -24,7 +24,8 @@ from etl.errors import (
     TooMuchError,
     UnexpectedAnswerError,
 )
-from etl.extract.client import Client, Patience
+from etl.extract.budget import Budgets, bucket_of
+from etl.extract.client import Client, Patience, retry_after_s
 from etl.extract.probe import FIRST_CONTACT
 from etl.logs import configure_logging
 from etl.values import normalise_base_url
@@ -162,6 +163,32 @@ def test_a_wait_that_is_longer_than_patience_is_given_up_at_once(server: MockLan
         ids(make_client(server, patience=Patience(1.0)))
     assert raised.value.status == 429
     assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("3600", 3600.0), ("0.25", 0.25), ("-7", 0.0), ("Fri, 01 Jan 2021 00:00:00 GMT", 0.0),
+        # Not believed:
+        (None, 5.0), ("soon", 5.0), ("3601", 5.0), ("1764000000", 5.0), ("inf", 5.0), ("nan", 0.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 5.0),
+    ],
+)  # fmt: skip
+def test_a_wait_of_more_than_an_hour_is_not_believed(header: str | None, seconds: float) -> None:
+    assert retry_after_s(header) == seconds
+
+
+def test_a_wait_for_years_holds_nobody_for_years(
+    server: MockLangfuse, make_client: MakeClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    budgets = Budgets(0.5, None)
+    client = make_client(server, budgets=budgets)
+    server.faults.add("status", status=429, retry_after_s=1_764_000_000)
+    with caplog.at_level(logging.WARNING), pytest.raises(RetriableApiError):
+        client.get("/traces", PARAMS, patience=Patience(0.5))
+    host = server.base_url.partition("://")[2]
+    assert 4 < budgets.of(host, client.organization_id, bucket_of("/traces")).held_for_s() <= 5
+    assert "asks to wait for 1.764e+09 s" in caplog.text
 
 
 # Trouble that does not pass
