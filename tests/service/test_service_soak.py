@@ -38,8 +38,9 @@ LOOKBACK = ["45m", "6h", "2d"]
 _OLDEST_CHANGE_H = 20.0
 _LATEST_H = 2.0
 _EVENTS_PER_S = 25
-# A row that the traces API gave is not marked by the other generation, and too many at once are not believed.
-_DELETIONS = 8
+# Of traces, before the upgrade: what the traces API gave is not marked by the other generation. With their observations
+# they are fewer than ten rows, for more at once are not believed but left to `verify --repair`.
+_DELETIONS = 3
 _FAULTS: list[str | tuple[str, dict[str, Any]]] = [
     "reset", "cut", "html", "not_json", "wrong_shape", "close_idle",
     ("slow", {"delay_s": 0.3}), ("status", {"status": 429, "retry_after_s": 1}), ("status", {"status": 503}),
