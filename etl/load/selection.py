@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 
-from etl.load.tables import traces
+from etl.load.tables import sessions, traces
 from etl.transform.rows import Row
 
 _IDS_PER_SELECT = 5_000
@@ -19,6 +19,23 @@ def stored_trace_ids(conn: Connection, project_id: str, trace_ids: Collection[st
     for start in range(0, len(ordered), _IDS_PER_SELECT):
         chunk = ordered[start : start + _IDS_PER_SELECT]
         query = select(traces.c.id).where(traces.c.project_id == project_id, traces.c.id.in_(chunk))
+        found.update(conn.execute(query).scalars())
+    return found
+
+
+def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
+    """The sessions that these traces belong to and that have no row."""
+    found: set[str] = set()
+    ordered = sorted(trace_ids)
+    has_row = exists().where(sessions.c.project_id == traces.c.project_id, sessions.c.id == traces.c.session_id)
+    for start in range(0, len(ordered), _IDS_PER_SELECT):
+        query = select(traces.c.session_id).where(
+            traces.c.project_id == project_id,
+            traces.c.id.in_(ordered[start : start + _IDS_PER_SELECT]),
+            traces.c.session_id.is_not(None),
+            traces.c.deleted_at.is_(None),
+            ~has_row,
+        )
         found.update(conn.execute(query).scalars())
     return found
 

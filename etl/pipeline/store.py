@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from etl.load.compare import differences
 from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
 from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
+from etl.load.selection import session_ids_without_row, stored_trace_ids
 from etl.load.upsert import Written, upsert
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
 from etl.transform.rows import Row
@@ -46,9 +47,12 @@ def store_rows(
     ]
     changed = trace_ids(tables)
     touched = changed.union(traces)
-    if kind in OBSERVATIONS_V2 and not light:
-        derive_traces(conn, project_id, changed, now)
-        derive_sessions(conn, project_id, session_ids(tables), now)
+    if kind in OBSERVATIONS_V2:
+        # Of rows that the older API gave nobody may have derived a trace or a session yet.
+        missing = touched - stored_trace_ids(conn, project_id, touched)
+        derive_traces(conn, project_id, missing if light else missing | changed, now)
+        named = set() if light else session_ids(tables)
+        derive_sessions(conn, project_id, named | session_ids_without_row(conn, project_id, touched), now)
     # Without observations there is nothing to derive from: these traces brought their metrics along.
     if touched and observations_copied:
         refresh_trace_metrics(conn, project_id, touched, now)
