@@ -178,6 +178,7 @@ class Machine:
     switched: bool = False
     lost: dict[str, set[tuple[str, ...]]] = field(default_factory=dict)
     """By table: what was deleted before the passes after a switch had agreed; nobody can tell that it is gone."""
+    _settled: bool = False
 
     def __post_init__(self) -> None:
         event.listen(self.engine, "begin", self._on_begin)
@@ -196,8 +197,11 @@ class Machine:
             self.server.api = "v4"
             self.switched = self.world.modern = True
             self.world.data.empty_v4()
-            # Nothing tells a first sync that the server is still copying.
-            self._copied_per_run = step.rows_per_run if rows(self.engine, "sync_state") else None
+            self._copied_per_run = step.rows_per_run
+            if not rows(self.engine, "sync_state"):
+                # Without a window that was read whole there is no change to notice: nothing tells such a first sync
+                # that the server is still copying, or that some of the rows are from another API.
+                self._copied_per_run, self.lost = None, self.world.lost()
         else:
             self.run(step)
 
@@ -245,8 +249,8 @@ class Machine:
         if died:
             self._bury()
         self.check(last_run, report)
-        if self.switched and not self.lost and self._passes() and self._passes_agreed():
-            self.lost = self.world.lost()
+        if self.switched and not self._settled and self._passes() and self._passes_agreed():
+            self._settled, self.lost = True, self.world.lost()
         return report
 
     def settle(self) -> None:
@@ -264,12 +268,13 @@ class Machine:
         raise AssertionError(f"not done after {_MOST_RUNS_TO_SETTLE} clean runs: {report}")
 
     def finish_switch(self) -> None:
-        """What was read before a switch is read again until two passes agree."""
+        """The server ends its copying, and what was read before a switch is read again until two passes agree."""
+        self.world.data.fill_v4()
         for _ in range(_MOST_PASSES):
+            self.settle()
             if self._passes_agreed():
                 return
             self.world.now += DAY
-            self.settle()
         raise AssertionError(f"no two passes agreed: {self._passes()}")
 
     def look_before_the_origin(self) -> bool:
@@ -346,7 +351,7 @@ class Machine:
             assert report.error is None
         else:
             assert report.error or report.status == "interrupted"
-            assert set(statuses) <= {report.status}
+            assert set(statuses) <= {report.status} or (self.switched and statuses == ["failed", report.status])
         if statuses[-1:] == ["ok"]:
             assert all(row["proof"] in _PROVEN for row in new if row["run_id"] == runs[-1]["id"])
             for state in rows(self.engine, "sync_state"):
@@ -354,11 +359,12 @@ class Machine:
 
     def _check_states(self, ledger: Sequence[Row]) -> None:
         for state in rows(self.engine, "sync_state"):
-            # On v4 sessions are made of traces.
-            stream = "traces" if self.switched and state["stream"] == "sessions" else state["stream"]
+            derived = state["stream"] == "sessions" and state["api"] == "observations"
+            stream = "traces" if derived else state["stream"]
             closed = merge(window(row) for row in ledger if row["stream"] == stream and row["proof"] in _COVERING)
             if state["watermark"] is not None:
-                assert not subtract(Window(state["origin"], state["watermark"]), closed), "a watermark over a gap"
+                gaps = subtract(Window(state["origin"], state["watermark"]), closed)
+                assert not gaps, f"a watermark over a gap: {state['stream']} {gaps}"
 
     def _busy(self) -> bool:
         """Whether a pass is under way, or has something to try again."""

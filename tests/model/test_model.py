@@ -160,7 +160,7 @@ class Case(NamedTuple):
 def histories(api: str) -> st.SearchStrategy[Case]:
     history = HISTORIES
     if api == "switch":
-        history = st.tuples(HISTORIES, st.builds(Switch, st.integers(1, 9)), HISTORIES).map(
+        history = st.tuples(HISTORIES, st.builds(Switch, st.sampled_from((10, 30, 90))), HISTORIES).map(
             lambda parts: [*parts[0], parts[1], *parts[2]]
         )
     return st.builds(Case, history, st.booleans(), st.booleans())
@@ -194,7 +194,8 @@ def converge(machine: Machine) -> None:
     what half a page hid (see `machine`), is found by `verify --repair`; verify looks at what was read once, so rows
     older than everything that was there at the first sync need a `backfill`.
     """
-    machine.finish_switch()
+    if machine.switched:
+        machine.finish_switch()
     for wait in (LARGEST_TIER / 2, timedelta(minutes=70)):
         machine.world.now += wait
         machine.settle()
