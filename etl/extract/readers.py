@@ -35,7 +35,7 @@ class Page(NamedTuple):
     """
 
     kind: Kind
-    items: Sequence[dict[str, Any]]
+    items: list[dict[str, Any]]
     plain: bool
     closes: Sequence[Segment] = ()
     light: bool = False

@@ -264,7 +264,7 @@ class TracesReader:
             if ask.one_ms:
                 closed, sent = yield from self._read_millisecond(endpoint, walk, ask)
                 requests += sent
-                page = Page(endpoint.kind, (), True)
+                page = Page(endpoint.kind, [], True)
             else:
                 requests += 1
                 try:

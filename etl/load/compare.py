@@ -12,8 +12,7 @@ from etl.intervals import Window
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
 from etl.load.upsert import is_same, outranks, version
-from etl.transform.jsontext import loads
-from etl.transform.pages import CONTENTS_MISSING, Identified
+from etl.transform.pages import Identified, contents_missing
 from etl.transform.rows import Row
 
 _MILLISECOND = timedelta(milliseconds=1)
@@ -31,9 +30,12 @@ def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
 def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Identified]) -> dict[str, dict[Key, str]]:
     """Which objects are stored with all they hold, by table: their keys, without the project, and their times."""
     by_table: dict[str, dict[Key, Identified]] = {}
+    twice: set[tuple[str, Key]] = set()  # in several versions, of which only one is the stored one
     for one in objects:
         if type(one.key[0]) is str and type(one.key[-1]) is str:
-            by_table.setdefault(one.table, {})[one.key] = one
+            other = by_table.setdefault(one.table, {}).setdefault(one.key, one)
+            if other.content_hash != one.content_hash:
+                twice.add((one.table, one.key))
     found: dict[str, dict[Key, str]] = {}
     for table_name, wanted in by_table.items():
         columns = ["content_hash", "read_from", "deleted_at", TIME_COLUMNS[table_name].name]
@@ -43,7 +45,8 @@ def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Iden
             conn, ROW_TABLES[table_name], keys, columns
         ):
             one = wanted[tuple(parts)]
-            if deleted_at is None and at is not None and (content_hash, read_from) == (one.content_hash, one.read_from):
+            as_it_is = deleted_at is None and (content_hash, read_from) == (one.content_hash, one.read_from)
+            if as_it_is and at is not None and (table_name, one.key) not in twice:
                 same[one.key] = at
     return found
 
@@ -73,7 +76,11 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     """
     table = ROW_TABLES[table_name]
     keys = [column for column in table.primary_key if column.name != "project_id"]
-    read = {tuple(row[column.name] for column in keys): row for row in rows}
+    read: dict[Key, Row] = {}
+    for row in rows:
+        key = tuple(row[column.name] for column in keys)
+        if key not in read or version(table, row) >= version(table, read[key]):
+            read[key] = row
     if not read:
         return Differences(set(), set())
     names = [name for name in rows[0] if name not in _NOT_COMPARED]
@@ -92,7 +99,7 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
         missing.discard(key)
         row, known = read[key], dict(zip(names, values, strict=True))
         same = read_from == row["read_from"] and all(is_same(table, n, row[n], known[n]) for n in names)
-        if light and exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ())):
+        if light and contents_missing(exact):
             same = False
         if not same and outranks(table, row, read_from, version(table, known)):
             changed.add(key)

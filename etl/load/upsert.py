@@ -15,6 +15,7 @@ from etl.load.tables import CONTENTS, ROW_TABLES
 from etl.load.types import JsonText, instant_text
 from etl.transform.documents import canonical
 from etl.transform.jsontext import dumps, loads
+from etl.transform.pages import contents_missing, with_contents_known
 from etl.transform.rows import Row, merged_exact
 
 # A greater version replaces a smaller one. One trace id can have a row on each of several dates
@@ -70,6 +71,8 @@ def upsert(
         if key not in newest or version(table, row) >= version(table, newest[key]):
             newest[key] = row
     stored = _stored_rows(conn, table, list(newest))
+    for key in newest.keys() & stored.keys():
+        newest[key] = _with_contents_known(table, newest[key], stored[key])
     inserts = [row for key, row in newest.items() if key not in stored]
     replacing = {
         key: row
@@ -167,6 +170,13 @@ def is_same(table: Table, name: str, new: Any, old: Any) -> bool:
         # Postgres orders keys and spells numbers in its own way.
         return bool(new == old or dumps(canonical(loads(new))) == dumps(canonical(loads(old))))
     return bool(new == old)
+
+
+def _with_contents_known(table: Table, row: Row, stored: _Stored) -> Row:
+    """`row`; where the server could not send its contents this time, those that are stored of this version count."""
+    if not contents_missing(row["exact"]) or contents_missing(stored.exact) or version(table, row) != stored.version:
+        return row
+    return row | {"exact": with_contents_known(row["exact"])}
 
 
 def _with_rest(table: Table, row: Row, stored: _Stored) -> Row:

@@ -41,8 +41,10 @@ from etl.transform.rows import Row, RowError
 log = logging.getLogger(__name__)
 
 # Batches that wait for the writer; with one in the hand of each reader this bounds memory.
-_BATCHES_WAITING = 2
+_BATCHES_WAITING = 1
 _POLL_S = 0.2
+# Of several flaws the worst is that of the whole.
+_WORST_FIRST: tuple[SegmentProof, ...] = ("failed", "doubtful", "partial")
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 Progress = Callable[[RunReport, int, int], None]
@@ -304,7 +306,7 @@ class _Run:
                 if stretch is not None:
                     for whole in self._reader.read(name, stretch):
                         flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
-                        flaw = "doubtful" if "doubtful" in flaws else next(iter(flaws), flaw)
+                        flaw = next((one for one in _WORST_FIRST if one == flaw or one in flaws), None)
                         for part in self._completed(work, whole._replace(closes=())):
                             yield self._batch(part, compared=True)
                 if flaw is not None and batch.closes:
@@ -319,9 +321,12 @@ class _Run:
         """What of a page has to be written; not `compared` where hardly any of it can be stored yet."""
         scope = self._scope
         if not compared or self._repair:
-            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
-        with reading(self._engine) as conn:
-            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
+            batch = batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
+        else:
+            with reading(self._engine) as conn:
+                batch = batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
+        page.items.clear()  # they are rows now; the reader would hold them as long as the batch waits
+        return batch
 
     def _completed(self, work: _Work, page: Page) -> Iterator[Page]:
         """Under filters: all that belongs to a trace that is selected only now, and the page itself.

@@ -10,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
-from plotly.offline import get_plotlyjs
-
 from etl import __version__
 from etl.load.analytics import Spender
 from etl.report.charts import charts
@@ -91,6 +89,8 @@ def render(reports: Sequence[ProjectReport], *, now: datetime) -> str:
         reports: One for each project that is shown.
         now: When the database was read; aware.
     """
+    from plotly.offline import get_plotlyjs  # it weighs 5 MB, in every other command for nothing
+
     drawn = {
         f"chart-{place}-{number}": chart
         for place, report in enumerate(reports)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
-from etl.transform.rows import Row, content_hash, exact_text, from_api, merged_exact
+from etl.transform.jsontext import loads
+from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -170,6 +171,17 @@ def _marked(kind: Kind, tables: dict[str, list[Row]]) -> dict[str, list[Row]]:
         for row in (row for rows in tables.values() for row in rows):
             row["exact"] = merged_exact(exact_text({}, CONTENTS_MISSING), row["exact"], ())
     return tables
+
+
+def contents_missing(exact: str | None) -> bool:
+    """Whether `exact` says of a row that the server could not send its contents."""
+    return exact is not None and set(CONTENTS_MISSING) <= set(loads(exact).get("absent", ()))
+
+
+def with_contents_known(exact: str | None) -> str | None:
+    """`exact` of a row that the server could not send the contents of, where they are known from before."""
+    absent = set(loads(exact).get("absent", ())).difference(CONTENTS_MISSING) if exact else ()
+    return exact_text(exact_values({"exact": exact}), absent)
 
 
 def key_of(kind: Kind, item: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, update
 from etl.load.engine import writing
 from etl.load.tables import ROW_TABLES
 from etl.load.upsert import Written, upsert
+from etl.transform.pages import Kind, contents_missing, rows_of
 from etl.transform.rows import Row, from_api, to_api
 
 TRACE, CORE = STREAMS["traces"], STREAMS["traces without contents"]
@@ -283,3 +284,17 @@ def test_any_order_and_batching_of_versions_gives_the_same_table(
             assert equal(to_api(newest[key], STREAMS[name].shape), to_api(each, STREAMS[name].shape))
 
     assert [results[0]] * 4 == results
+
+
+def test_contents_that_are_stored_stay_known_when_the_server_cannot_send_them_for_a_while(engine: Engine) -> None:
+    item = full(**HEAVY, name="\x00")
+    write(engine, "traces", [to_row(item, TRACE, "p")], instant(0))
+    (marked,) = rows_of(Kind.TRACE_CORE, [item], project_id="p", plain=False, contents=True)["traces"]
+
+    write(engine, "traces", [marked], instant(60))
+    assert equal(item, to_item(only(engine, "traces"), TRACE))
+
+    newer = item | {"updatedAt": at(2)}
+    (marked,) = rows_of(Kind.TRACE_CORE, [newer], project_id="p", plain=False, contents=True)["traces"]
+    write(engine, "traces", [marked], instant(120))
+    assert contents_missing(only(engine, "traces")["exact"])  # what is stored may be what the edit replaced

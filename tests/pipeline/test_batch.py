@@ -13,6 +13,7 @@ from sqlalchemy import Engine, update
 from etl.errors import RetriableApiError
 from etl.extract.readers import Page, Segment
 from etl.intervals import Window
+from etl.load.compare import differences
 from etl.load.engine import reading, writing
 from etl.load.tables import scores
 from etl.pipeline.batch import Batch, batch_of, together
@@ -106,3 +107,18 @@ def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> Non
     assert again.seen["scores"] == {(item["id"],): item["timestamp"] for item in items}
     assert (again.objects, again.closes) == (7, [window(0)])
     assert len(other_project.rows["scores"]) == len(not_plain.rows["scores"]) == 7
+
+
+def test_of_two_versions_in_one_answer_the_newer_counts_in_either_order(engine: Engine) -> None:
+    """v4 answers an edited row twice until it has merged the two; the old one may stand last."""
+    old, edited = score(1, comment="old"), score(1, comment="edited", updatedAt="2026-02-20T00:00:00.000Z")
+    first = batch_of(Page(Kind.SCORE_LEGACY, [old], True), project_id="p", contents=True, known_in=None)
+    with writing(engine) as conn:
+        store_rows(conn, first.kind, first.rows, project_id="p", light=False, now=NOW)
+    with reading(engine) as conn:
+        for items in ([edited, old], [old, edited]):
+            again = batch_of(Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=conn)
+            assert [row["comment"] for row in again.rows["scores"]] == [item["comment"] for item in items]
+            assert differences(conn, "scores", again.rows["scores"]).changed == {("s1",)}
+        twice = batch_of(Page(Kind.SCORE_LEGACY, [old, old], True), project_id="p", contents=True, known_in=conn)
+        assert twice.rows["scores"] == []
