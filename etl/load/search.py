@@ -15,8 +15,9 @@ from sqlalchemy import Connection, Engine
 from etl.load.engine import reading, schema_of, writing
 
 _ROWS_PER_TRANSACTION = 2_000
-# A tsvector holds at most 1 MB of words; of larger contents only the beginning is searched.
-_SEARCHED_CHARACTERS = 250_000
+# A tsvector holds at most 1 MB of words; of larger contents only the beginning is searched. A character takes up to
+# four bytes, and two contents share the megabyte.
+_SEARCHED_CHARACTERS = 60_000
 
 
 class _Searched(NamedTuple):
@@ -166,8 +167,10 @@ def _postgres_objects(conn: Connection) -> list[str]:
     start = " || ' ' || ".join(f"left(coalesce({part}::text, ''), {_SEARCHED_CHARACTERS})" for part in ("$1", "$2"))
     return [
         f"CREATE FUNCTION {words}(input jsonb, output jsonb) RETURNS tsvector LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE"
-        f" AS $$ BEGIN RETURN {vector}; EXCEPTION WHEN program_limit_exceeded THEN"
-        f" RETURN to_tsvector('simple', {start}); END $$",
+        # What a handler raises is caught by none of its own block. A row is worth more than being found.
+        f" AS $$ BEGIN RETURN {vector}; EXCEPTION WHEN program_limit_exceeded THEN BEGIN"
+        f" RETURN to_tsvector('simple', {start}); EXCEPTION WHEN program_limit_exceeded THEN"
+        " RETURN ''::tsvector; END; END $$",
         f"COMMENT ON FUNCTION {words}(jsonb, jsonb) IS 'The words in contents, for searching them'",
         *(
             f"CREATE INDEX {table}_search ON {schema}.{table} USING gin ({words}(input, output))"

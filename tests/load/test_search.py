@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import closing
+from itertools import islice, product
 from typing import Any
 
 import pytest
@@ -96,6 +97,17 @@ def test_two_megabytes_of_different_words_are_stored_and_their_beginning_is_foun
     store(engine, trace("big", " ".join(f"word{number}" for number in range(250_000))))
 
     assert find(engine, "word7") == ["big"]
+
+
+def test_two_large_contents_of_an_alphabet_of_two_bytes_are_stored_and_their_beginning_is_found(engine: Engine) -> None:
+    """Each word takes nine bytes in a Postgres vector, apart from what it costs to tell where it stands."""
+    words = islice(map("".join, product("абвгдежзийклмнопрстуфхцчшщъыьэюя", repeat=4)), 120_000)
+    asked, answered = list(islice(words, 60_000)), list(words)
+    switch_search_on(engine)
+    store(engine, trace("big", " ".join(asked), output=" ".join(answered)))
+
+    assert len({*asked, *answered}) == 120_000
+    assert [find(engine, word) for word in (asked[7], answered[7])] == [["big"], ["big"]]
 
 
 def test_both_databases_find_the_same_in_the_recorded_data_in_any_order_of_switching(engine: Engine) -> None:
