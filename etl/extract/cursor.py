@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from etl.errors import TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import row_time
@@ -84,6 +85,21 @@ def read_by_cursor(
             time_outs.note(error)
             asking.most = asking.limit = max(1, asking.limit // 2)
             length = max(MILLISECOND, whole_ms(part.start + (end - part.start) / 2) - part.start)
+
+
+def newest_by_cursor(fetch: Fetch, window: Window, *, time_field: str, path: str) -> datetime | None:
+    """The time of the newest row of `window`; its end if there are rows that the server does not show, None if none.
+
+    There is no total: an empty page is believed when it comes twice, and nothing is to follow. A cut answer here would
+    cost all the history before.
+    """
+    for _ in range(2):
+        answer = fetch(window, 1, None)
+        if answer.value["data"]:
+            return row_time(answer.value["data"][0], time_field, path)
+        if answer.value["meta"].get("cursor") is not None:
+            return window.end
+    return None
 
 
 @dataclass

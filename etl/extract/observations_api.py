@@ -15,9 +15,9 @@ from typing import Any
 
 from etl.errors import TooMuchError
 from etl.extract import scores_v3
-from etl.extract.answers import instant, row_time
+from etl.extract.answers import instant
 from etl.extract.client import Answer, Client, Params
-from etl.extract.cursor import TimeOuts, read_by_cursor
+from etl.extract.cursor import TimeOuts, newest_by_cursor, read_by_cursor
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page
 from etl.extract.selection import Selector, observation_selectors, of_traces
@@ -108,13 +108,13 @@ class ObservationsReader:
 
     def _newest(self, source: str, window: Window) -> datetime | None:
         if source == "scores":
-            answer = scores_v3.get_scores_v3(self._client, {}, window, 1, None)
-            field, path = scores_v3.TIME_FIELD, scores_v3.PATH
-        else:
-            answer = self._get({}, LIGHT_FIELDS, window, 1, None)
-            field, path = TIME_FIELD, PATH
-        data = answer.value["data"]
-        return row_time(data[0], field, path) if data else None
+            return scores_v3.newest_score_v3(self._client, window)
+        return newest_by_cursor(
+            lambda part, limit, cursor: self._get({}, LIGHT_FIELDS, part, limit, cursor),
+            window,
+            time_field=TIME_FIELD,
+            path=PATH,
+        )
 
     def _read_selected(self, window: Window, *, light: bool) -> Iterator[Page]:
         """The rows that the filters select; one that fits several of the selectors comes several times."""

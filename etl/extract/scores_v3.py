@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from etl.extract.answers import instant
 from etl.extract.client import Answer, Client, Params
-from etl.extract.cursor import TimeOuts, read_by_cursor
+from etl.extract.cursor import TimeOuts, newest_by_cursor, read_by_cursor
 from etl.extract.readers import Page
 from etl.extract.walks import MAX_LIMIT
 from etl.intervals import Window
@@ -34,6 +35,16 @@ def read_scores_v3(
         path=PATH,
         limit=MAX_LIMIT,
         time_outs=time_outs,
+    )
+
+
+def newest_score_v3(client: Client, window: Window) -> datetime | None:
+    """See `newest_by_cursor`."""
+    return newest_by_cursor(
+        lambda part, limit, cursor: get_scores_v3(client, {}, part, limit, cursor),
+        window,
+        time_field=TIME_FIELD,
+        path=PATH,
     )
 
 

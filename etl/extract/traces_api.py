@@ -18,9 +18,7 @@ from etl.extract.client import Answer, Client, Params
 from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page, Segment
-from etl.extract.scores_v3 import PATH as SCORES_PATH
-from etl.extract.scores_v3 import TIME_FIELD as SCORES_TIME
-from etl.extract.scores_v3 import get_scores_v3, read_scores_v3
+from etl.extract.scores_v3 import newest_score_v3, read_scores_v3
 from etl.extract.selection import FixedParams, selecting_params, totals_stay_exact
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
@@ -213,7 +211,7 @@ class TracesReader:
         try:
             if endpoint is not None:
                 return self._first(endpoint, window)
-            return self._newest_score_v3(window)
+            return newest_score_v3(self._client, window)
         except (ApiGoneError, NotFoundError):
             if not self._do_without(endpoint):
                 raise
@@ -233,16 +231,6 @@ class TracesReader:
         if endpoint.descending:
             return window.end  # rows that the server counts and cannot show: as good as a row
         raise UnexpectedAnswerError(f"GET {endpoint.path}: none of the rows that it counts", path=endpoint.path)
-
-    def _newest_score_v3(self, window: Window) -> datetime | None:
-        """There is no total: an empty page is believed when it comes twice, and nothing is to follow."""
-        for _ in range(2):
-            answer = get_scores_v3(self._client, {}, window, 1, None)
-            if answer.value["data"]:
-                return row_time(answer.value["data"][0], SCORES_TIME, SCORES_PATH)
-            if answer.value["meta"].get("cursor") is not None:
-                return window.end
-        return None
 
     def _do_without(self, scores: ListEndpoint | None) -> bool:
         """Goes on to the next older list of scores; False if this was the last one."""

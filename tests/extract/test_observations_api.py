@@ -115,6 +115,20 @@ def test_what_is_asked_for_and_what_is_read() -> None:
 
 
 @pytest.mark.parametrize("source", ["observations", "scores"])
+def test_one_cut_answer_about_the_beginning_hides_no_history(recorded: MockLangfuse, source: str) -> None:
+    one_row = Dataset()  # nothing is to follow it, so the cut answer looks like that of an empty project
+    one_row.put_event(span("o", 0))
+    one_row.put_score({"id": "s", "traceId": "t", "name": "n", "value": 1, "timestamp": "2026-11-10T00:00:00.000Z"})
+    for dataset in (one_row, recorded.dataset):
+        with MockLangfuse(dataset, api="v4") as server:
+            server.faults.add("half_page", times=1)
+            oldest = ObservationsReader(client_for(server.base_url)).oldest(source, NOW)
+            assert server.faults.fired
+        assert oldest is not None
+        assert oldest < NOW
+
+
+@pytest.mark.parametrize("source", ["observations", "scores"])
 def test_the_oldest_row_is_found_by_bisection(recorded: MockLangfuse, source: str) -> None:
     field = "startTime" if source == "observations" else "timestamp"
     rows = recorded.dataset.events() if source == "observations" else recorded.dataset.scores()
