@@ -4,6 +4,7 @@
     ├── ConfigError               exit 3: a setting is wrong; fix it and start again
     │   └── DatabaseRefusedError  exit 3: the database is not ours, or is newer than this program
     ├── DatabaseError             exit 1: the database cannot be read or written now
+    │   └── RowRefusedError       a value among these rows is too large for it; others can be written
     ├── LeaseHeldError            exit 1: another process writes to this database
     ├── LeaseLostError            exit 1: this process may not write any more; nothing of the page was kept
     ├── ExportError               exit 1: what was asked for is not there, or the folder cannot be written
@@ -55,6 +56,10 @@ class DatabaseError(EtlError):
     def __init__(self, message: str, *, needs_person: bool = False) -> None:
         self.needs_person = needs_person
         super().__init__(message)
+
+
+class RowRefusedError(DatabaseError):
+    """A value is beyond a limit of the database; nothing of its transaction was kept, other rows can be written."""
 
 
 class LeaseHeldError(EtlError):

@@ -16,7 +16,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from etl.errors import DatabaseError
+from etl.errors import DatabaseError, RowRefusedError
 from etl.load.tables import VERSION_TABLE
 
 _BUSY_TIMEOUT_S = 30
@@ -79,6 +79,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
 
     Raises:
         DatabaseError: The database cannot be reached or written, or its disk is full.
+        RowRefusedError: Only what was written here is more than it takes.
     """
     writer = engine.execution_options(**{_WRITES: True})
     with _turn(engine), _plain_errors(engine.url), writer.begin() as connection:
@@ -143,6 +144,8 @@ def _explained(error: BaseException, url: URL) -> DatabaseError:
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
     if isinstance(error, psycopg.DataError):
         cause = cause.split(': "')[0]  # the value follows
+    if isinstance(error, psycopg.errors.ProgramLimitExceeded):
+        return RowRefusedError(f"{_name(url)}: {cause}; {_TOO_LARGE}", needs_person=True)
     known = _SQLITE_ADVICE if url.get_backend_name() == "sqlite" else _POSTGRES_ADVICE
     advice = next((advice for part, advice in known.items() if part in cause), "")
     needs_person = advice not in ("", _LOCKED)
@@ -151,6 +154,11 @@ def _explained(error: BaseException, url: URL) -> DatabaseError:
     return DatabaseError(f"{_name(url)}: {cause}" + (f"; {advice}" if advice else ""), needs_person=needs_person)
 
 
+# An index row of Postgres holds 2,704 bytes after compression (nbtree: a third of a page).
+_TOO_LARGE = (
+    "an id (of a row, a session, a trace) or another value is longer than Postgres takes; shorten it where it is made,"
+    " or use SQLite, which has no such limit"
+)
 _NO_SPACE = "nothing of the page at hand was kept, free some space and run again"
 _LOCKED = "another program is writing to it, try again when it is done"
 _SQLITE_ADVICE = {

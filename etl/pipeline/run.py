@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, ShutdownRequested
+from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, RowRefusedError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, intersect, subtract
 from etl.load import lease, ledger
@@ -73,6 +73,7 @@ class _Work:
     since: float = 0.0  # time.monotonic() when its open segment began
     seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
     completed: set[str] = field(default_factory=set)  # traces that were asked for whole
+    refused: RowRefusedError | None = None  # some of its rows could not be stored, so nothing of it is closed any more
     ended: bool = False
 
     def keys_in(self, window: Window, stream: str) -> list[Key]:
@@ -369,9 +370,12 @@ class _Run:
     def _take(self, delivery: _Delivery) -> None:
         work, batch, error, put_off = delivery
         if batch is not None:
-            self._store(work, batch)
+            try:
+                self._store(work, batch)
+            except RowRefusedError as refused:
+                work.refused = refused
         else:
-            self._end(work, error, put_off)
+            self._end(work, error or work.refused, put_off)
         if self._on_progress is not None:
             self._on_progress(self._report, self._done, self._planned)
 
@@ -396,7 +400,7 @@ class _Run:
                 observations_copied=scope.observations_copied,
             )
             work.changed += written.changed
-            for segment in batch.closes:
+            for segment in batch.closes if work.refused is None else ():
                 self._close(conn, work, batch.kind, segment)
             self._note_requests(conn, batch.objects, written.changed)
         stream = self._report.stream(work.source.name)
@@ -485,7 +489,7 @@ class _Run:
         if isinstance(error, ShutdownRequested):
             raise error
         left = subtract(work.due.window, work.closed)
-        if error is not None and not isinstance(error, ApiError | RowError):
+        if error is not None and not isinstance(error, ApiError | RowError | RowRefusedError):
             raise error
         if left and put_off and error is None:
             self._report.put_off = True

@@ -1,6 +1,7 @@
 """Whatever networks, proxies and overloaded servers do: afterwards the tables are those of one undisturbed run."""
 
 import functools
+import random
 from typing import Any
 
 import pytest
@@ -173,3 +174,23 @@ def test_what_was_read_before_a_key_was_revoked_is_counted(database: Engine) -> 
     (noted,) = rows(database, "sync_runs")
     assert (noted["status"], noted["rows_read"]) == ("failed", report.total("rows_read"))
     assert report.requests == noted["requests"] > 0
+
+
+def test_an_id_that_is_too_long_for_postgres_fails_its_window_and_no_other(postgres_url: str) -> None:
+    own = generate(traces=100, days=2, observations_per_trace=2, io_bytes=50)
+    before = {row["id"] for row in own.scores()}
+    too_long = random.Random(7).randbytes(4_000).hex()
+    own.put_score(own.scores()[0] | {"id": too_long})
+    engine = open_engine(postgres_url, "too_long")
+    upgrade(engine)
+    with MockLangfuse(own) as server:
+        (report,) = run(engine, server)
+    assert report.status == "failed"
+    assert "longer than Postgres takes" in str(report.error)
+    assert too_long not in str(report.error)
+    assert {row["id"] for row in rows(engine, "traces")} == {row["id"] for row in own.traces()}
+    assert {row["id"] for row in rows(engine, "observations")} == {row["id"] for row in own.observations()}
+    assert {row["id"] for row in rows(engine, "scores")} < before
+    assert {row["stream"] for row in ledger(engine) if row["proof"] == "failed"} == {"scores"}
+    assert {row["finished_at"] is None for row in rows(engine, "sync_runs")} == {False}
+    engine.dispose()
