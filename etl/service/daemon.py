@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -60,9 +61,7 @@ class Daemon:
         self._snapshots = Snapshots(engine)
         self._metrics = Metrics(self._board, self._snapshots.newest)
         self._signals: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._stops_asked = 0
-        self._stopping = False
-        self._lost = threading.Event()
+        self._stop = threading.Event()
         self._leader: Leader | None = None
 
     def run(self) -> None:
@@ -74,17 +73,25 @@ class Daemon:
             DatabaseError: The database cannot be reached at the start.
         """
         with self._signal_handlers():
-            self._first_look()
-            with listening(self._config.service.address, self._routes()) as (host, port):
-                shown = f"[{host}]" if ":" in host else host
-                log.info(
-                    "langfuse-etl %s: %d project(s) every %d s into %s, http://%s:%d/", __version__,
-                    len(self._config.projects), self._config.sync.every.total_seconds(),
-                    self._config.database.safe_url, shown, port,
-                )  # fmt: skip
-                while not self._stopping:
-                    self._lead_or_wait()
+            try:
+                self._serve()
+            except (DatabaseError, LeaseHeldError) as error:
+                if not self._stopping:
+                    raise
+                log.warning("%s", error)  # it was asked to stop while it waited for the database
         log.info("stopped")
+
+    def _serve(self) -> None:
+        self._first_look()
+        with listening(self._config.service.address, self._routes()) as (host, port):
+            shown = f"[{host}]" if ":" in host else host
+            log.info(
+                "langfuse-etl %s: %d project(s) every %d s into %s, http://%s:%d/", __version__,
+                len(self._config.projects), self._config.sync.every.total_seconds(),
+                self._config.database.safe_url, shown, port,
+            )  # fmt: skip
+            while not self._stopping:
+                self._lead_or_wait()
 
     def _first_look(self) -> None:
         """What cannot work is said at once, before anything listens."""
@@ -94,16 +101,22 @@ class Daemon:
                 refuse_if_held(conn)
 
     @property
+    def _stopping(self) -> bool:
+        return self._stop.is_set()
+
+    @property
     def _is_sqlite(self) -> bool:
         return self._engine.dialect.name == "sqlite"
 
     # Leading and standing by
 
     def _lead_or_wait(self) -> None:
-        self._lost.clear()
+        # One for each leadership: a run that an earlier one left behind finds out late that its lease is lost.
+        lost = threading.Event()
         try:
-            with write_lease(self._engine, on_copy=self._on_copy, on_lost=self._lost.set) as owner:
-                self._lead(owner)
+            with write_lease(self._engine, on_copy=self._on_copy, on_lost=lost.set) as owner:
+                if not self._stopping:
+                    self._lead(owner, lost)
         except LeaseHeldError as held:
             if self._is_sqlite:
                 raise
@@ -121,18 +134,16 @@ class Daemon:
             self._board.become("standby", str(error))
             self._attend(_DATABASE_ASKED_EVERY_S)
 
-    def _lead(self, owner: Owner) -> None:
+    def _lead(self, owner: Owner, lost: threading.Event) -> None:
         self._board.become("leader")
         log.info("this process writes to the database from now on")
         self._snapshots.forget()
-        leader = Leader(
-            self._config, self._engine, owner, self._board, self._metrics, self._lost.set, self._snapshots.forget
-        )
+        leader = Leader(self._config, self._engine, owner, self._board, self._metrics, lost.set, self._snapshots.forget)
         leader.start()
         self._leader = leader
         try:
             offset_s = time.time() - time.monotonic()
-            while not (self._stopping or self._lost.is_set()):
+            while not (self._stopping or lost.is_set()):
                 self._attend(_TURN_S)
                 jump_s = time.time() - time.monotonic() - offset_s
                 if abs(jump_s) > _CLOCK_JUMP_S:
@@ -141,15 +152,15 @@ class Daemon:
                     leader.run_all_now()
         finally:
             self._leader = None
-            self._end(leader)
+            self._end(leader, lost)
 
-    def _end(self, leader: Leader) -> None:
-        if self._lost.is_set():
+    def _end(self, leader: Leader, lost: threading.Event) -> None:
+        if lost.is_set():
             log.warning("another process took over writing to this database; nothing is lost, this one stands by")
         ended = leader.stop(_RUNS_END_WITHIN_S)
         if not ended:
             log.info("a run waits for an answer of Langfuse; it is left behind")
-        if not self._lost.is_set():
+        if not lost.is_set():
             try:
                 leader.note_stopped()
             except EtlError as error:
@@ -162,20 +173,40 @@ class Daemon:
 
     @contextmanager
     def _signal_handlers(self) -> Iterator[None]:
-        def on_signal(number: int, _: object) -> None:
-            if number in (signal.SIGINT, signal.SIGTERM):
-                self._stops_asked += 1
-                if self._stops_asked > 1:
-                    os._exit(130)  # what is not committed is rolled back by the database, and read again
-            self._signals.put(number)
-
+        """Signals are heard by a thread of their own: the main one may wait for the database in C code."""
+        heard, told = socket.socketpair()
+        told.setblocking(False)
+        threading.Thread(target=self._hear, args=(heard,), name="signals", daemon=True).start()
         names = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-        before = {name: signal.signal(name, on_signal) for name in names}
+        fd_before = signal.set_wakeup_fd(told.fileno(), warn_on_full_buffer=False)
+        before = {name: signal.signal(name, lambda *_: None) for name in names}
         try:
             yield
         finally:
             for name, handler in before.items():
                 signal.signal(name, handler)
+            signal.set_wakeup_fd(fd_before)
+            told.close()
+
+    def _hear(self, heard: socket.socket) -> None:
+        with heard:
+            while numbers := heard.recv(64):
+                for number in numbers:
+                    self._on_signal(number)
+
+    def _on_signal(self, number: int) -> None:
+        if number in (signal.SIGINT, signal.SIGTERM):
+            if self._stopping:
+                os._exit(130)  # what is not committed is rolled back by the database, and read again
+            self._stop.set()
+            log.info("stopping after the pages at hand; once more to stop at once")
+            # Whatever hangs, a request or the database: nothing that was committed is lost by leaving.
+            deadline = threading.Timer(_ALL_ENDS_WITHIN_S, os._exit, (0,))
+            deadline.daemon = True
+            deadline.start()
+        elif number != getattr(signal, "SIGHUP", None):
+            return
+        self._signals.put(number)
 
     def _attend(self, timeout_s: float) -> None:
         """Waits for a signal, and does what it asks for."""
@@ -184,14 +215,7 @@ class Daemon:
             number = self._signals.get(timeout=timeout_s)
         except queue.Empty:
             return
-        if number in (signal.SIGINT, signal.SIGTERM):
-            log.info("stopping after the pages at hand; once more to stop at once")
-            self._stopping = True
-            # Whatever hangs, a request or the database: nothing that was committed is lost by leaving.
-            deadline = threading.Timer(_ALL_ENDS_WITHIN_S, os._exit, (0,))
-            deadline.daemon = True
-            deadline.start()
-        else:
+        if number not in (signal.SIGINT, signal.SIGTERM):
             self._reload()
 
     def _reload(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import signal
+import sqlite3
 import tempfile
 import threading
 import time
@@ -174,6 +175,18 @@ def test_the_tables_of_an_older_program_that_is_at_work_are_left_alone(setup: Se
 
 
 # The database
+
+
+def test_a_stop_while_the_service_waits_for_the_database_is_a_stop_in_good_order(setup: Setup, tmp_path: Path) -> None:
+    assert setup.command("db", "upgrade").code == 0
+    other = sqlite3.connect(tmp_path / "langfuse.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    sooner = "from etl.service import daemon\ndaemon._ALL_ENDS_WITHIN_S = 1.0"
+    with Instance(setup, before=sooner) as service:
+        assert service.url
+        time.sleep(0.3)
+        assert service.stop(timeout_s=5) == 0
+    other.close()
 
 
 @pytest.fixture
