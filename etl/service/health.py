@@ -34,7 +34,8 @@ def readiness(
 ) -> Readiness:
     """Not ready: the live edge of a stream lags more than `ready_lag`, or a run failed for a cause that needs a person.
 
-    A first load that is under way is no failure, and a standby is ready as long as it can see the database.
+    A first load that is under way is no failure as long as live data comes in meanwhile, and a standby is ready as
+    long as it can see the database.
     """
     if snapshot is None or snapshot.error is not None:
         return Readiness([snapshot.error if snapshot and snapshot.error else "the database was not read yet"])
@@ -67,7 +68,10 @@ def _judge_lag(
     for stream in project.streams:
         if not (stream.complete or troubled):
             notes.append(f"project {project.name}: first load of {stream.name} in progress")
-        elif stream.live_edge is not None and now - stream.live_edge > ready_lag:
+        # Each run reads live data first, so once one has ended the live edge tells, long before the history is whole.
+        if not (stream.complete or any(run.finished_at for run in project.runs)):
+            continue
+        if stream.live_edge is not None and now - stream.live_edge > ready_lag:
             behind = format_duration(timedelta(seconds=int((now - stream.live_edge).total_seconds())))
             reasons.append(
                 f"project {project.name}: {stream.name} lags {behind}, more than service.ready_lag"

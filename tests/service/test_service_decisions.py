@@ -8,6 +8,7 @@ import pytest
 
 from etl.errors import AuthError, DatabaseError, RetriableApiError
 from etl.intervals import Window
+from etl.load.status import Run
 from etl.pipeline.report import RunReport
 from etl.service.backoff import Trouble, after_run, wait_after
 from etl.service.board import ProjectState
@@ -65,11 +66,12 @@ def test_what_will_not_pass_by_waiting_needs_a_person(error: Exception, times: i
     assert trouble.needs_person is needs_person
 
 
-def snapshot(lag: timedelta, *, complete: bool = True) -> Snapshot:
+def snapshot(lag: timedelta, *, complete: bool = True, ended: bool = True) -> Snapshot:
     edge = NOW - lag
     whole = Window(edge - timedelta(days=1), edge)
     stream = StreamSnapshot("traces", whole.start, edge if complete else None, [whole], [])
-    return Snapshot([ProjectSnapshot("shop", "p", "traces", None, [stream], [], None)])
+    runs = [Run(1, "service", "ok", NOW, NOW if ended else None, 0, 0, 0, None)]
+    return Snapshot([ProjectSnapshot("shop", "p", "traces", None, [stream], runs, None)])
 
 
 def judge(state: ProjectState, found: Snapshot | None, role: str = "leader", detail: str | None = None) -> Readiness:
@@ -85,12 +87,18 @@ def test_it_is_ready_until_the_live_edge_lags_too_much() -> None:
 
 
 def test_a_first_load_is_no_failure_unless_it_fails() -> None:
-    loading = snapshot(timedelta(days=3), complete=False)
+    loading = snapshot(5 * MINUTE, complete=False)
     assert judge(ProjectState("shop", running_since=NOW), loading).notes
     assert judge(ProjectState("shop", running_since=NOW), loading).ready
     assert judge(ProjectState("shop", running_since=NOW), Snapshot([])).ready
+    assert judge(
+        ProjectState("shop", running_since=NOW), snapshot(timedelta(days=3), complete=False, ended=False)
+    ).ready
+    stale = judge(ProjectState("shop", running_since=NOW), snapshot(timedelta(days=3), complete=False))
+    assert stale.notes == ["project shop: first load of traces in progress"]
+    assert stale.reasons == ["project shop: traces lags 3d, more than service.ready_lag (30m)"]
     down = Trouble(3, NOW, "Langfuse is down", needs_person=False)
-    assert not judge(ProjectState("shop", trouble=down), loading).ready
+    assert judge(ProjectState("shop", trouble=down), loading).ready, "it may pass before it matters"
     assert not judge(ProjectState("shop", trouble=down), Snapshot([])).ready
     assert judge(ProjectState("shop", trouble=down), snapshot(5 * MINUTE)).ready, "it may pass before it matters"
 
