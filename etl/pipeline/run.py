@@ -197,6 +197,7 @@ class _Run:
         report = self._report
         try:
             with writing(self._engine) as conn:
+                lease.renew(conn, self._owner)  # who took over has noted the end of this run already
                 self._note_requests(conn, 0, 0)
                 ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._ended_at())
         except EtlError as error:

@@ -91,6 +91,7 @@ class Leader:
             before, self._config = self._config, config
             if before.http != config.http:
                 self._budgets = _budgets(config)
+            self._project_ids.clear()  # the keys may be others now; each next run tells whose they are
             names = {project.name for project in config.projects}
             for name in self._running.keys() - names:
                 self._running[name].set()

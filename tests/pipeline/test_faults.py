@@ -2,17 +2,20 @@
 
 import functools
 import random
+from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 from syncing import Row, coverage, ledger, project, rows, same_tables, sync_all
 
-from etl.demo import Dataset, MockLangfuse, generate
-from etl.errors import AuthError
-from etl.load.engine import open_engine
+from etl.demo import Dataset, MockLangfuse, Request, generate
+from etl.errors import AuthError, LeaseLostError
+from etl.load.engine import open_engine, reading, writing
+from etl.load.ledger import interrupt_runs_of_others
 from etl.load.migrate import upgrade
-from etl.load.tables import ROW_TABLES
+from etl.load.tables import ROW_TABLES, sync_lease, sync_runs
 from etl.pipeline.report import RunReport
 from etl.settings import Http
 
@@ -194,3 +197,28 @@ def test_an_id_that_is_too_long_for_postgres_fails_its_window_and_no_other(postg
     assert {row["stream"] for row in ledger(engine) if row["proof"] == "failed"} == {"scores"}
     assert {row["finished_at"] is None for row in rows(engine, "sync_runs")} == {False}
     engine.dispose()
+
+
+def test_a_run_that_lost_its_lease_leaves_the_ledger_to_who_took_over(new_engine: Callable[[], Engine]) -> None:
+    engine = new_engine()
+    upgrade(engine)
+    noted: list[Row] = []
+
+    def take_over(request: Request) -> None:
+        if runs_of(engine) and not noted:
+            with writing(engine) as conn:
+                conn.execute(update(sync_lease).values(owner="thief:x:y", host="elsewhere"))
+                interrupt_runs_of_others(conn, "thief:x:y", datetime.now(UTC))
+            noted.extend(runs_of(engine))
+
+    with MockLangfuse(data()) as server:
+        server.before_answer = take_over
+        with pytest.raises(LeaseLostError):
+            run(engine, server)
+    assert [one["status"] for one in noted] == ["interrupted"]
+    assert runs_of(engine) == noted
+
+
+def runs_of(engine: Engine) -> list[Row]:
+    with reading(engine) as conn:
+        return [dict(row) for row in conn.execute(select(sync_runs)).mappings()]
