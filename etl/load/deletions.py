@@ -46,6 +46,7 @@ def settle_absences(
     *,
     read_from: Collection[str],
     read_started_at: datetime,
+    read_at: datetime,
     known_since: datetime | None = None,
     confirmed: bool = False,
     environments: Collection[str] | None = None,
@@ -60,6 +61,8 @@ def settle_absences(
         read_from: Which rows this generation gives, by their `read_from`.
         known_since: See `stored_keys`.
         read_started_at: The run's clock reading; marks carry it.
+        read_at: The same clock when the read was over. What is lacking is noted with it: a long run may look hours
+            after it began, and the next one, a minute later, must not count as a look an hour later.
         environments: Only rows of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
@@ -78,7 +81,7 @@ def settle_absences(
     due = missing if confirmed else {k for k, at in noticed.items() if read_started_at - at >= CONFIRM_AFTER}
     _mark(conn, table, project_id, due, read_started_at)
     _forget(conn, project_id, stream, due)
-    _note(conn, project_id, stream, missing - due - set(noticed), read_started_at)
+    _note(conn, project_id, stream, missing - due - set(noticed), read_at)
     return Absences(sorted(due), too_many=False)
 
 
@@ -131,7 +134,9 @@ def absences_to_confirm(
     return [Window(start, start + MILLISECOND) for start in starts]
 
 
-def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
+def mark_left_without_rows(
+    conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime, *, read_at: datetime
+) -> None:
     """Marks derived traces whose last observation was deleted.
 
     A trace that the traces API gave may have a copy among the observations; so it is noted as absent, and marked when
@@ -147,7 +152,7 @@ def mark_left_without_rows(conn: Connection, project_id: str, trace_ids: Collect
         left: set[Key] = {
             (row.id,) for row in conn.execute(select(traces.c.id).where(*given, traces.c.id.in_(ids), ~of_trace))
         }
-        _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), now)
+        _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), read_at)
 
 
 def mark_sessions_left_without_traces(

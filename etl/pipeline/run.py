@@ -154,7 +154,7 @@ class _Run:
         self._history_read = False
         self._started = time.monotonic()
 
-    def _ended_at(self) -> datetime:
+    def _clock(self) -> datetime:
         """The run's clock reading, moved on by what really passed."""
         return self._scope.now + timedelta(seconds=time.monotonic() - self._started)
 
@@ -199,7 +199,7 @@ class _Run:
             with writing(self._engine) as conn:
                 lease.renew(conn, self._owner)  # who took over has noted the end of this run already
                 self._note_requests(conn, 0, 0)
-                ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._ended_at())
+                ledger.finish_run(conn, self._run_id, status=report.status, error=report.error, now=self._clock())
         except EtlError as error:
             # What broke the run is worth more than what broke its closing note.
             log.error("run %d could not be closed: %s", self._run_id, error)
@@ -456,12 +456,12 @@ class _Run:
         wanted = scope.mark_deletions or (self._repair and not scope.filtered)
         if not wanted or (scope.kept_from is not None and window.start < scope.kept_from):
             return 0, False
-        marked, too_many = 0, False
+        marked, too_many, read_at = 0, False, self._clock()
         touched: set[str] = set()
         for stream, read_from in BRINGS[kind].items():
             absences = settle_absences(
                 conn, scope.project_id, stream, window, work.keys_in(window, stream), read_from=read_from,
-                read_started_at=scope.now, known_since=work.source.known_since,
+                read_started_at=scope.now, read_at=read_at, known_since=work.source.known_since,
                 confirmed=self._repair,
                 environments=scope.environments if selected_by_environment(kind, stream) else None,
             )  # fmt: skip
@@ -469,7 +469,7 @@ class _Run:
             if stream in ("traces", "observations"):
                 touched |= {key[0] for key in absences.deleted}
         if touched:
-            refresh_after_deletion(conn, kind, scope.project_id, touched, scope.now)
+            refresh_after_deletion(conn, kind, scope.project_id, touched, scope.now, read_at=read_at)
         return marked, too_many
 
     def _note_unknown(self, conn: Connection, work: _Work, kind: Kind, window: Window) -> None:

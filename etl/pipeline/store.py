@@ -60,11 +60,16 @@ def store_rows(
 
 
 def refresh_after_deletion(
-    conn: Connection, kind: Kind, project_id: str, traces: Collection[str], now: datetime
+    conn: Connection, kind: Kind, project_id: str, traces: Collection[str], now: datetime, *, read_at: datetime
 ) -> None:
-    """Derives anew what follows from these traces, of which some, or some of their observations, were marked."""
+    """Derives anew what follows from these traces, of which some, or some of their observations, were marked.
+
+    Args:
+        now: The time of `deleted_at` and `changed_at`.
+        read_at: When the read was over that lacked them.
+    """
     if kind in OBSERVATIONS_V2:
         derive_traces(conn, project_id, traces, now)
-        mark_left_without_rows(conn, project_id, traces, now)
+        mark_left_without_rows(conn, project_id, traces, now, read_at=read_at)
         derive_sessions(conn, project_id, mark_sessions_left_without_traces(conn, project_id, traces, now), now)
     refresh_trace_metrics(conn, project_id, traces, now)

@@ -1,12 +1,16 @@
 """What changes at the server after it was copied: late rows, edits, deletions, and how they are found."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from sqlalchemy import Engine
 from syncing import Row, rows, same_tables, sync
 
-from etl.demo import Dataset, Faults, MockLangfuse, generate
+from etl.demo import Dataset, Faults, LoggedRequest, MockLangfuse, generate
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
 from etl.transform.jsontext import loads
@@ -127,6 +131,27 @@ def test_a_deleted_trace_is_marked_after_two_reads_an_hour_apart(engine: Engine)
         assert all(row["deleted_at"] is not None for row in children)
         unmarked = [row["id"] for row in rows(engine, "traces") if row["deleted_at"] is None]
         assert sorted({row["id"] for row in data.traces()}) == sorted(unmarked)
+
+
+def test_the_hour_between_two_looks_begins_when_a_long_run_looked(
+    database: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, passed = dataset(), [0.0]
+    monkeypatch.setattr("etl.pipeline.run.time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0]))
+    with MockLangfuse(data) as server:
+        sync(database, server, now=NOW)
+        gone = newest_trace(data)["id"]
+        data.delete_trace(gone)
+        for started, minutes_long, marked in ((25, 59, False), (86, 0, False), (146, 0, True)):
+            late = iter([60.0 * minutes_long])
+
+            def wait(request: LoggedRequest, late: Iterator[float] = late) -> None:
+                if request.path.endswith("/traces"):
+                    passed[0] += next(late, 0.0)
+
+            server.before_answer = wait
+            sync(database, server, now=NOW + timedelta(minutes=started))
+            assert (by_id(database, "traces")[gone]["deleted_at"] is not None) is marked
 
 
 def test_a_row_that_comes_back_loses_its_mark(engine: Engine) -> None:
