@@ -42,6 +42,7 @@ _ROWS_PER_SLICE = 5_000
 class Source:
     """A stream that is really read, and those that follow from it (`covers`, itself among them).
 
+    `origin_probed` says that `origin` is where the server's history begins, and not only what the settings wanted.
     `switch` is None where no other generation of the API was ever read.
     """
 
@@ -53,6 +54,7 @@ class Source:
     coverage: list[Window]
     tiers: tiers.Tiers
     switch: switch.Switch | None = None
+    origin_probed: bool = False
 
     @property
     def timed(self) -> Sequence[str]:
@@ -84,7 +86,11 @@ class Source:
     def state(self) -> ledger.StreamState:
         """What `sync_state` keeps of it."""
         mark = watermark(self.origin, self.coverage)
-        plan = {"tiers": tiers.state_as_json(self.tiers), "switch": self.switch and switch.as_json(self.switch)}
+        plan = {
+            "tiers": tiers.state_as_json(self.tiers),
+            "switch": self.switch and switch.as_json(self.switch),
+            "origin_probed": self.origin_probed,
+        }
         return ledger.StreamState(self.api, self.origin, mark, self.filters_hash, json.dumps(plan))
 
 
@@ -132,9 +138,7 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     require_sane_clock(scope.now, coverage)
     known = [states[stream] for stream in covers if stream in states]
     same_filters = all(state.filters_hash == scope.filters_hash for state in known)
-    origin = scope.start
-    if origin is None:
-        origin = min(state.origin for state in known) if known and same_filters else _begin(reader, scope, name, edge)
+    origin, probed = _origin(reader, scope, name, edge, known if same_filters else [])
     stored = _plan_of(states.get(name))
     state = tiers.start_due_passes(
         tiers.state_from_json(stored["tiers"] if same_filters else None, scope.lookback),
@@ -146,7 +150,25 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     return Source(
         name, covers, reader.api, scope.filters_hash, origin, coverage, state,
         _switch(stored["switch"], scope, name, [*coverage, Window(origin, edge)], switched, same_filters),
+        origin_probed=probed,
     )  # fmt: skip
+
+
+def _origin(
+    reader: Reader, scope: Scope, name: str, edge: datetime, known: Sequence[ledger.StreamState]
+) -> tuple[datetime, bool]:
+    """Since when coverage is wanted, and whether the server was asked where its history begins.
+
+    Args:
+        known: The states that were left behind under the same filters.
+    """
+    if scope.start is not None:
+        return scope.start, False
+    origins = [state.origin for state in known]
+    # A `start` that was taken out of the settings left an origin that says nothing of what is older.
+    if not known or not all(_plan_of(state).get("origin_probed") for state in known):
+        origins.append(_begin(reader, scope, name, edge))
+    return min(origins), True
 
 
 def switch_of(state: ledger.StreamState | None) -> switch.Switch | None:

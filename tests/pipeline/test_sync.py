@@ -351,6 +351,18 @@ def test_an_earlier_start_reads_what_is_missing_and_nothing_twice(database: Engi
     assert report.total("rows_written") == 300 - len(before)
 
 
+def test_without_its_start_a_project_is_read_from_the_beginning(database: Engine) -> None:
+    with MockLangfuse(small()) as server:
+        sync(database, server, start=datetime(2026, 11, 17, 12, tzinfo=UTC), streams=["traces"])
+        assert len(rows(database, "traces")) < 300
+        for minutes in (5, 10):
+            server.requests.clear()
+            assert sync(database, server, now=NOW + timedelta(minutes=minutes), streams=["traces"]).status == "ok"
+            assert len(rows(database, "traces")) == 300
+    lists = [request.path for request in server.requests if request.path.endswith("/traces")]
+    assert len(lists) == 1, "where history begins is asked for once"
+
+
 def test_a_start_in_the_future_is_a_setting_to_correct(database: Engine) -> None:
     with MockLangfuse(small()) as server:
         report = sync(database, server, start=NOW + timedelta(days=1))
