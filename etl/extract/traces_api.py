@@ -170,8 +170,9 @@ class TracesReader:
         listed = replace(TRACES, fixed=(*TRACES.fixed, ("sessionId", session_id)), totals_trusted=False)
         window = Window(EPOCH, before)
         for page in self._read_list(listed, window):
+            ids = [str(item["id"]) for item in page.items]
             yield page._replace(closes=())
-            yield from self.of_traces([str(item["id"]) for item in page.items], before)
+            yield from self.of_traces(ids, before)
 
     def of_traces(self, trace_ids: Sequence[str], before: datetime) -> Iterator[Page]:
         for trace_id in trace_ids:
@@ -353,11 +354,11 @@ class TracesReader:
                 continue
             items, total = answer.value["data"], total_items(answer.value["meta"], endpoint.path)
             first_total = first_total or total
-            yield Page(endpoint.kind, items, answer.plain)
             fresh = [str(item.get("id")) for item in items if str(item.get("id")) not in set(ids)]
             keys.update(_entry(endpoint, item).key for item in items)
-            short = len(items) < limit
-            if (short and (total <= len(items) or not fresh)) or not fresh:
+            short, all_here = len(items) < limit, total <= len(items)
+            yield Page(endpoint.kind, items, answer.plain)  # whoever takes it may empty it
+            if (short and all_here) or not fresh:
                 return _Part(keys, first_total, short, requests)
             ids += fresh
             if len(json.dumps(ids)) > _LONGEST_FILTER:
@@ -382,10 +383,11 @@ class TracesReader:
                 kind, partial = Kind.TRACE_CORE, True
                 log.warning("trace %s cannot be sent by the server; stored without contents", _ids(answer))
             items = answer.value["data"]
-            yield Page(kind, items, answer.plain)
             keys.update(_entry(endpoint, item).key for item in items)
+            empty = not items
+            yield Page(kind, items, answer.plain)  # whoever takes it may empty it
             total = total_items(answer.value["meta"], endpoint.path)
-            if page * limit >= total or not items:
+            if page * limit >= total or empty:
                 trusted = endpoint.totals_trusted
                 whole = len(keys) == total or not trusted
                 return walk.receive_millisecond(

@@ -267,3 +267,13 @@ def test_a_deletion_is_noticed_where_only_a_part_was_read_before(engine: Engine)
         for minutes in (5, 70):
             assert sync(engine, server, now=NOW + timedelta(minutes=minutes), start=start).status == "ok"
     assert [row["id"] for row in rows(engine, "traces") if row["deleted_at"]] == [gone]
+
+
+def test_a_millisecond_with_more_rows_than_a_page_is_stored_whole(database: Engine) -> None:
+    data, moment = Dataset(), iso(NOW - timedelta(hours=1))
+    for number in range(250):
+        data.put_trace({"id": f"t{number}", "timestamp": moment, "createdAt": moment})
+        data.put_observation({"id": f"o{number}", "traceId": f"t{number}", "startTime": moment})
+    with MockLangfuse(data, shuffle_ties=True) as server:
+        assert sync(database, server, now=NOW).status == "ok"
+    assert (len(rows(database, "traces")), len(rows(database, "observations"))) == (250, 250)
