@@ -106,7 +106,8 @@ class TracesReader:
         self, client: Client, streams: Sequence[str] = _ALL_STREAMS, filters: Mapping[str, Any] | None = None
     ) -> None:
         self._client = client
-        self._traces = _selected(_telling_of_children(streams), filters or {})
+        self._unfiltered = _telling_of_children(streams)
+        self._traces = _selected(self._unfiltered, filters or {})
         self._traces_core = _selected(TRACES_CORE, filters or {})
         self._lists = {"traces": self._traces, "observations": OBSERVATIONS, "sessions": SESSIONS}
         self._scores: list[ListEndpoint | None] = [None, SCORES_V2, SCORES_V1]  # None: v3, by cursor
@@ -167,7 +168,8 @@ class TracesReader:
 
     def session(self, session_id: str, before: datetime) -> Iterator[Page]:
         # With a session filter, totals count superseded versions, too (recorded in `total_items_overcount`).
-        listed = replace(TRACES, fixed=(*TRACES.fixed, ("sessionId", session_id)), totals_trusted=False)
+        fixed = (*self._unfiltered.fixed, ("sessionId", session_id))
+        listed = replace(self._unfiltered, fixed=fixed, totals_trusted=False)
         window = Window(EPOCH, before)
         for page in self._read_list(listed, window):
             ids = [str(item["id"]) for item in page.items]

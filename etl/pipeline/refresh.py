@@ -12,11 +12,11 @@ from etl.load.engine import writing
 from etl.pipeline.scope import Scope
 from etl.pipeline.store import store_rows
 from etl.transform.jsontext import dumps, loads
-from etl.transform.pages import Kind, rows_of
+from etl.transform.pages import SHAPES, Kind, rows_of
 
 
 def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: Scope, session_id: str) -> int:
-    """Reads a session whole, then stores it in one transaction; returns how many objects came.
+    """Reads a session whole, then stores what is kept of it in one transaction; returns how many objects that were.
 
     No window is entered in the ledger and no watermark moves: a session is no stretch of time.
 
@@ -28,6 +28,8 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
     # Pages wait on disk: the database must not be locked while Langfuse is asked.
     with tempfile.TemporaryFile() as waiting:
         for page in reader.session(session_id, scope.now):
+            if SHAPES[page.kind].table not in scope.kept:
+                continue
             count += len(page.items)
             waiting.write(dumps([page.kind.value, page.plain, page.items]).encode() + b"\n")
         waiting.seek(0)
@@ -36,5 +38,8 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
             for line in waiting:
                 kind, plain, items = loads(line.decode())
                 tables = rows_of(Kind(kind), items, project_id=scope.project_id, plain=plain, contents=scope.contents)
-                store_rows(conn, Kind(kind), tables, project_id=scope.project_id, light=False, now=scope.now)
+                store_rows(
+                    conn, Kind(kind), tables, project_id=scope.project_id, light=False, now=scope.now,
+                    observations_copied=scope.observations_copied,
+                )  # fmt: skip
     return count

@@ -340,6 +340,8 @@ class _Run:
             work.completed |= wanted
             own = {(page.kind, key_of(page.kind, item)) for item in page.items}
             for part in self._reader.of_traces(sorted(wanted), self._scope.now) if wanted else ():
+                if SHAPES[part.kind].table not in self._scope.kept:
+                    continue
                 others = [item for item in part.items if (part.kind, key_of(part.kind, item)) not in own]
                 yield part._replace(items=others, selected=True)
         yield page
@@ -423,7 +425,10 @@ class _Run:
         scope = self._scope
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
-            written = store_rows(conn, batch.kind, batch.rows, project_id=scope.project_id, light=False, now=scope.now)
+            written = store_rows(
+                conn, batch.kind, batch.rows, project_id=scope.project_id, light=False, now=scope.now,
+                observations_copied=scope.observations_copied,
+            )  # fmt: skip
             self._note_requests(conn, batch.objects, written.changed)
         return written.changed
 

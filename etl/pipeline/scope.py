@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -31,6 +31,7 @@ class Scope:
     project_id: str
     project_name: str
     streams: Sequence[str]
+    kept: Collection[str]
     filters_hash: str
     start: datetime | None
     lag: timedelta

@@ -72,6 +72,9 @@ class Connected:
             project_id=self.info.id,
             project_name=self.settings.name,
             streams=self.settings.streams,
+            kept={
+                stream for source in self.reader.sources(self.settings.streams) for stream in self.reader.covers(source)
+            },
             filters_hash=_hash_of(filters, self.settings.content),
             start=self.settings.start,
             lag=config.sync.lag,

@@ -104,6 +104,20 @@ def test_a_refresh_that_fails_in_the_middle_writes_nothing(database: Engine, pat
     assert [rows(database, name) for name in ("projects", *STREAMS)] == [[]] * 5
 
 
+def test_a_refresh_keeps_to_the_streams_that_are_set_and_to_the_latency_that_the_server_tells(database: Engine) -> None:
+    with MockLangfuse(small()) as server:
+        config = Config(projects=(project(server, streams=("traces",)),), http=Http(give_up_after="5s"))
+        with write_lease(database) as owner:
+            count = refresh_sessions(
+                config, database, owner, sessions=[SESSION], project=None, stop=threading.Event()
+            )  # fmt: skip
+    assert count == len(TRACES)
+    told = {(row["id"], row["latency"], row["totalCost"]) for row in small().traces() if row["id"] in TRACES}
+    stored = objects(database, "traces").values()
+    assert {(item["id"], item["latency"], item["totalCost"]) for item in stored} == told
+    assert (rows(database, "observations"), rows(database, "scores")) == ([], [])
+
+
 def test_a_session_that_langfuse_does_not_know_brings_nothing(database: Engine) -> None:
     with MockLangfuse(small()) as server:
         assert refresh(database, server, "nobody") == 0

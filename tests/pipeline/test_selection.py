@@ -124,6 +124,22 @@ def test_children_are_completed_in_a_run_that_reads_only_traces(engine: Engine) 
     assert_just_these(engine, data, {trace["id"]})
 
 
+def test_a_trace_that_is_selected_later_brings_no_stream_that_is_switched_off(database: Engine) -> None:
+    data = dataset()
+    trace = max((row for row in data.traces() if row["observations"]), key=lambda row: row["timestamp"])
+    settings: dict[str, Any] = {"filters": {"tags": ["picked"]}, "streams": ("traces", "scores")}
+    with MockLangfuse(data) as server:
+        sync(database, server, now=NOW, **settings)
+        data.put_trace(trace | {"tags": ["picked"]})
+        sync(database, server, now=NOW + timedelta(minutes=30), **settings)
+    (stored,) = rows(database, "traces")
+    assert (stored["id"], stored["latency"]) == (trace["id"], trace["latency"])
+    assert rows(database, "observations") == []
+    assert {row["id"] for row in data.scores() if row["traceId"] == trace["id"]} == {
+        row["id"] for row in rows(database, "scores")
+    }
+
+
 # On a server with only the observations API, where filters select rows
 
 
