@@ -13,7 +13,7 @@ import requests
 from database_looks import count
 from instances import Instance, Nursery, Setup, data, make_data
 
-from etl.demo import MockLangfuse
+from etl.demo import MockLangfuse, Project
 from etl.load.engine import open_engine, reading
 from etl.load.status import Run, last_runs
 from etl.load.tables import ROW_TABLES, sync_lease
@@ -204,6 +204,24 @@ def test_two_entries_for_one_langfuse_project_do_not_take_turns_at_undoing_each_
         assert "keys of the same Langfuse project (proj-shop); remove one of them" in service.get("/readyz").text
         assert service.stop() == 0
     assert rows(sqlite_url) == truth()
+
+
+def test_two_entries_that_swap_their_projects_go_on_after_a_hangup(
+    nursery: Nursery, tmp_path: Path, server: MockLangfuse, sqlite_url: str
+) -> None:
+    with MockLangfuse(make_data(20), project=Project(id="proj-toys")) as toys:
+        setup = Setup(nursery, tmp_path, {"one": server, "other": toys}, database_url=sqlite_url)
+        with Instance(setup) as service:
+            service.wait_for(lambda: service.runs("one") and service.runs("other"))
+            one, other = setup.settings["projects"]
+            one["base_url"], other["base_url"] = other["base_url"], one["base_url"]
+            setup.write()
+            service.send(signal.SIGHUP)
+            service.wait_for_log("the configuration was read again")
+            service.wait_for_runs("one", 2, timeout_s=20)
+            service.wait_for_runs("other", 2, timeout_s=20)
+            service.wait_for(lambda: service.get("/readyz").status_code == 200, 20)
+            assert service.stop() == 0
 
 
 def test_logs_are_json_lines_if_wanted(setup: Setup) -> None:
