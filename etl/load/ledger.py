@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -154,6 +155,16 @@ def rows_stored(conn: Connection, project_id: str, stream: str, window: Window) 
         )
     ).scalar_one()
     return count
+
+
+def ever_stored(conn: Connection, project_id: str, streams: Iterable[str]) -> bool:
+    """Whether the tables of these streams hold any row of the project, be it marked as deleted."""
+    return any(
+        conn.execute(
+            select(ROW_TABLES[stream].c.id).where(ROW_TABLES[stream].c.project_id == project_id).limit(1)
+        ).first()
+        for stream in streams
+    )
 
 
 def coverage(conn: Connection, project_id: str, stream: str, filters_hash: str) -> list[Window]:

@@ -149,7 +149,9 @@ def _load_source(engine: Engine, reader: Reader, scope: Scope, name: str, edge: 
     switched = any(state.api != reader.api for state in known)
     return Source(
         name, covers, reader.api, scope.filters_hash, origin, coverage, state,
-        _switch(stored["switch"], scope, name, [*coverage, Window(origin, edge)], switched, same_filters),
+        _switch(
+            engine, stored["switch"], scope, name, covers, [*coverage, Window(origin, edge)], switched, same_filters
+        ),
         origin_probed=probed,
     )  # fmt: skip
 
@@ -183,9 +185,11 @@ def _plan_of(state: ledger.StreamState | None) -> dict[str, Any]:
 
 
 def _switch(
+    engine: Engine,
     stored: dict[str, Any] | None,
     scope: Scope,
     name: str,
+    covers: Sequence[str],
     wanted: Sequence[Window],
     switched: bool,
     same_filters: bool,
@@ -197,7 +201,17 @@ def _switch(
         return switch.begun(now=scope.now, until=until, wanted=wanted, kept_from=scope.kept_from)
     if before is None:
         return None
-    after = switch.resumed(before, now=scope.now, wanted=wanted)
+    with reading(engine) as conn:
+        after = switch.resumed(
+            before,
+            now=scope.now,
+            wanted=wanted,
+            # A trace comes as a row of its own, or as one observation at least.
+            rows_stored=lambda window: max(
+                ledger.rows_stored(conn, scope.project_id, stream, window) for stream in _timed(name, covers)
+            ),
+            ever_stored=ledger.ever_stored(conn, scope.project_id, covers),
+        )
     if after.settled_at != before.settled_at:
         log.info(
             "%s of project %s: two passes after the change of the API agree on %d rows",

@@ -24,6 +24,8 @@ TIER = "switch"
 _SHORTEST_WAIT, _LONGEST_WAIT = timedelta(hours=1), DAY
 # What a retention rule takes away between two passes must not keep them from agreeing.
 _LONGEST_PASS = timedelta(days=7)
+# After this time a history that is still far from whole is taken for one that the server was told not to copy.
+_LONGEST_COPY = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,30 @@ def begun(*, now: datetime, until: datetime, wanted: Iterable[Window], kept_from
     return Switch(until, counted_from, whole_ms(now), 1, _before(until, wanted))
 
 
-def resumed(switch: Switch, *, now: datetime, wanted: Iterable[Window]) -> Switch:
-    """As the next run finds it: settled if two passes agreed, else with a pass under way if one is due."""
+def resumed(
+    switch: Switch,
+    *,
+    now: datetime,
+    wanted: Iterable[Window],
+    rows_stored: Callable[[Window], int],
+    ever_stored: bool,
+) -> Switch:
+    """As the next run finds it: settled if two passes agreed, else with a pass under way if one is due.
+
+    Two passes that bring less than half of what is stored, or nothing although something ever was, agree only that
+    the server has not begun, or has paused, to copy its history: they settle nothing for `_LONGEST_COPY`.
+
+    Args:
+        rows_stored: How many stored rows of a window a whole history brings at least.
+        ever_stored: Whether any row was ever stored, be it marked as deleted.
+    """
     now, known = whole_ms(now), merge(wanted)
     switch = replace(switch, left=_only(switch.left, known), failed=_only(switch.failed, known))
     if switch.settled_at is not None or switch.left:
         return switch
-    if switch.rows == switch.rows_before:
+    if switch.rows == switch.rows_before and (
+        now - switch.until >= _LONGEST_COPY or _whole(switch, known, rows_stored, ever_stored=ever_stored)
+    ):
         return replace(switch, settled_at=now)
     wait = min(_LONGEST_WAIT, _SHORTEST_WAIT * (1 << min(switch.passes - 1, 20)))
     # A clock that was set back makes nobody wait until it is there again.
@@ -93,6 +112,14 @@ def resumed(switch: Switch, *, now: datetime, wanted: Iterable[Window]) -> Switc
         switch, started_at=now, passes=switch.passes + 1, left=_before(switch.until, known), failed=(), rows=0,
         rows_before=switch.rows,
     )  # fmt: skip
+
+
+def _whole(switch: Switch, known: Iterable[Window], rows_stored: Callable[[Window], int], *, ever_stored: bool) -> bool:
+    """Whether the latest pass brought so much that the history may be whole."""
+    if switch.rows == 0 and ever_stored:
+        return False
+    read = [part for window in _before(switch.until, known) for part in subtract(window, merge(switch.failed))]
+    return 2 * switch.rows >= sum(map(rows_stored, _counted(switch, read)))
 
 
 def next_slices(
@@ -136,13 +163,11 @@ def after_read(switch: Switch, window: Window, rows_in: Callable[[Window], int])
         rows_in: How many rows that brought in a part of the window.
     """
     parts = intersect((*switch.left, *switch.failed), window)
-    first = switch.counted_from
-    counted = parts if first is None else [Window(max(start, first), end) for start, end in parts if end > first]
     return replace(
         switch,
         left=_without(switch.left, window),
         failed=_without(switch.failed, window),
-        rows=switch.rows + sum(map(rows_in, counted)),
+        rows=switch.rows + sum(map(rows_in, _counted(switch, parts))),
     )
 
 
@@ -186,6 +211,16 @@ def from_json(stored: dict[str, Any]) -> Switch:
 def _before(until: datetime, wanted: Iterable[Window]) -> tuple[Window, ...]:
     parts = (Window(window.start, min(window.end, until)) for window in reversed(merge(wanted)))
     return tuple(part for part in parts if part.start < part.end)
+
+
+def _counted(switch: Switch, windows: Iterable[Window]) -> list[Window]:
+    """Without what retention may take away."""
+    first = switch.counted_from
+    return [
+        Window(start if first is None else max(start, first), end)
+        for start, end in windows
+        if first is None or end > first
+    ]
 
 
 def _without(windows: Iterable[Window], taken: Window) -> tuple[Window, ...]:

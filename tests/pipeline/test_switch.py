@@ -33,6 +33,13 @@ def begun(now: datetime = T0, kept_from: datetime | None = None) -> Switch:
     return switch.begun(now=now, until=T0, wanted=[HORIZON], kept_from=kept_from)
 
 
+def resumed(
+    state: Switch, *, now: datetime, wanted: Sequence[Window] = (HORIZON,), stored: int = 0, ever_stored: bool = False
+) -> Switch:
+    """With `stored` rows in every window."""
+    return switch.resumed(state, now=now, wanted=wanted, rows_stored=lambda _: stored, ever_stored=ever_stored)
+
+
 def read_whole(state: Switch, rows: int) -> Switch:
     """The rest of the pass, whose last window brings `rows`."""
     for window in state.left[1:]:
@@ -50,7 +57,7 @@ def passed(state: Switch, *counts: int) -> Switch:
     for rows in counts:
         state = read_whole(state, rows)
         now += 2 * D
-        state = switch.resumed(state, now=now, wanted=[HORIZON])
+        state = resumed(state, now=now)
     return state
 
 
@@ -95,7 +102,7 @@ def test_whatever_is_filled_in_before_two_passes_agree_is_read(data: st.DataObje
             state = switch.after_read(state, window, lambda part, at=now: len(server.shown(part, at)))
         state = switch.from_json(json.loads(json.dumps(switch.as_json(state))))
         now += data.draw(st.sampled_from([5 * M, H, 7 * H]))
-        state = switch.resumed(state, now=now, wanted=[HORIZON])
+        state = resumed(state, now=now)
     assert state.settled_at
     there = {time for time, at in server.rows if at <= state.started_at}
     unread = {time for time in there - known if not intersect(state.failed, Window(time, time + M))}
@@ -168,6 +175,21 @@ def test_it_is_settled_by_the_first_pass_that_brings_as_much_as_the_one_before(
     assert state.notes_unknown(HOUR) is not settled
 
 
+@pytest.mark.parametrize(
+    ("brought", "stored", "ever_stored", "whole"),
+    [(0, 0, False, True), (0, 0, True, False), (0, 9, True, False), (4, 9, True, False), (5, 9, True, True)],
+)
+def test_passes_that_agree_on_far_less_than_is_stored_settle_nothing_for_a_month(
+    brought: int, stored: int, ever_stored: bool, whole: bool
+) -> None:
+    state, now = begun(), T0
+    while state.settled_at is None:
+        state = read_whole(state, brought) if state.left else state
+        now += D
+        state = resumed(state, now=now, stored=stored, ever_stored=ever_stored)
+    assert now - T0 == (2 * D if whole else 30 * D)
+
+
 def test_in_the_first_pass_nothing_is_known_of_what_is_lacking() -> None:
     state = begun()
     assert not state.absence_counts(HOUR)
@@ -179,15 +201,15 @@ def test_passes_keep_growing_distances() -> None:
     for rows in range(8):
         state = read_whole(state, rows)
         begin = now
-        while switch.resumed(state, now=now, wanted=[HORIZON]).passes == state.passes:
+        while resumed(state, now=now).passes == state.passes:
             now += 5 * M
         waits.append(now - begin)
-        state = switch.resumed(state, now=now, wanted=[HORIZON])
+        state = resumed(state, now=now)
     assert waits == [H, 2 * H, 4 * H, 8 * H, 16 * H, D, D, D]
 
 
 def test_a_clock_set_back_does_not_delay_the_next_pass() -> None:
-    assert switch.resumed(read_whole(begun(), 3), now=T0 - 100 * D, wanted=[HORIZON]).passes == 2
+    assert resumed(read_whole(begun(), 3), now=T0 - 100 * D).passes == 2
 
 
 def test_a_window_that_fails_ends_no_pass_and_is_tried_until_it_is_read() -> None:
@@ -220,7 +242,7 @@ def test_several_windows_that_fail_take_turns() -> None:
 
 def test_a_later_start_ends_the_wait_for_what_is_wanted_no_more() -> None:
     state = read(begun(), Window(T0 - 5 * D, T0), 3)
-    state = switch.resumed(state, now=T0 + 5 * M, wanted=[Window(T0 - 5 * D, T0)])
+    state = resumed(state, now=T0 + 5 * M, wanted=[Window(T0 - 5 * D, T0)])
     assert state.left == ()
 
 
@@ -231,5 +253,5 @@ def test_rows_that_retention_may_take_between_two_passes_do_not_count() -> None:
 
 def test_what_came_after_the_change_is_not_part_of_it() -> None:
     later = Window(T0, T0 + H)
-    state = switch.resumed(read_whole(begun(), 3), now=T0 + 2 * H, wanted=[Window(ORIGIN, T0 + 2 * H)])
+    state = resumed(read_whole(begun(), 3), now=T0 + 2 * H, wanted=[Window(ORIGIN, T0 + 2 * H)])
     assert not intersect(state.left, later)
