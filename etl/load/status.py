@@ -25,7 +25,11 @@ _COVERAGE = Table(
 
 
 class StreamStatus(NamedTuple):
-    """`live_edge` is the end of the newest covered interval; `gaps` counts uncovered ones between start and there."""
+    """`live_edge` is the end of the newest covered interval; `gaps` counts uncovered ones.
+
+    They are looked for between the start and the newest edge of all streams of the project: what an interrupted run did
+    not come to is a gap, too.
+    """
 
     stream: str
     watermark: datetime | None
@@ -39,6 +43,10 @@ def stream_statuses(conn: Connection, project_id: str) -> list[StreamStatus]:
     """One entry for each stream of a project."""
     states = ledger.stream_states(conn, project_id)
     run = last_run(conn, project_id)
+    covered = {
+        name: merge(ledger.coverage(conn, project_id, name, state.filters_hash)) for name, state in states.items()
+    }
+    newest = max((windows[-1].end for windows in covered.values() if windows), default=None)
     found: list[StreamStatus] = []
     for name, rows_of in ROW_TABLES.items():
         rows = select(func.count()).where(rows_of.c.project_id == project_id, rows_of.c.deleted_at.is_(None))
@@ -47,9 +55,9 @@ def stream_statuses(conn: Connection, project_id: str) -> list[StreamStatus]:
         if state is None:
             found.append(StreamStatus(name, None, None, count, None, None))
             continue
-        covered = merge(ledger.coverage(conn, project_id, name, state.filters_hash))
-        edge = covered[-1].end if covered else None
-        gaps = len(subtract(Window(state.origin, edge), covered)) if edge and edge > state.origin else None
+        windows = covered[name]
+        edge = windows[-1].end if windows else None
+        gaps = len(subtract(Window(state.origin, newest), windows)) if newest and newest > state.origin else None
         found.append(StreamStatus(name, state.watermark, edge, count, gaps, run))
     return found
 

@@ -94,7 +94,8 @@ def _service(holder: Holder | None) -> dict[str, Any]:
 
 
 def _stream(stream: StreamStatus, now: datetime, switch: Switch | None = None) -> dict[str, Any]:
-    edge = stream.live_edge
+    # Early in a first sync the newest windows may be read, and empty: that is no data that is so many seconds old.
+    edge = stream.live_edge if stream.rows or stream.watermark else None
     return {
         "stream": stream.stream,
         "watermark": None if stream.watermark is None else instant_text(stream.watermark),

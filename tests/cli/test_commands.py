@@ -191,6 +191,16 @@ def test_status_has_nulls_before_the_first_run_and_numbers_after_it(cli: Cli) ->
         assert one["last_run"]["status"] == "ok"
 
 
+def test_there_is_no_lag_before_a_first_row_or_a_watermark(cli: Cli) -> None:
+    cli("sync", "--stream", "traces")
+    connection = sqlite3.connect(cli.database)
+    connection.executescript("DELETE FROM traces; UPDATE sync_state SET watermark = NULL")
+    connection.close()
+    (project,) = cli("status", "--json").document["projects"]
+    (traces,) = [one for one in project["streams"] if one["stream"] == "traces"]
+    assert (traces["rows"], traces["watermark"], traces["lag_seconds"]) == (0, None, None)
+
+
 def test_status_is_a_table_for_people(cli: Cli) -> None:
     assert "never read" in cli("status").out
     cli("sync")

@@ -164,7 +164,18 @@ def test_statuses_count_rows_and_gaps_between_the_start_and_the_live_edge(engine
     found = statuses["traces"]
     assert (minute(10), minute(70), 2, 2) == (found.watermark, found.live_edge, found.rows, found.gaps)
     assert run == (found.last_run or {})["id"]
-    assert tuple(statuses["scores"])[1:5] == (None, None, 0, None)
+    assert tuple(statuses["scores"])[1:5] == (None, None, 0, 1)
+
+
+def test_what_an_interrupted_run_did_not_come_to_is_a_gap(engine: Engine) -> None:
+    with writing(engine) as conn:
+        for stream in ("traces", "scores"):
+            save(conn, stream)
+            record(conn, window(0, 10), stream=stream)
+        assert {status.gaps for status in stream_statuses(conn, "p")} == {0, None}
+        record(conn, window(10, 70))
+        found = {status.stream: (status.live_edge, status.gaps) for status in stream_statuses(conn, "p")}
+    assert (found["traces"], found["scores"]) == ((minute(70), 0), (minute(10), 1))
 
 
 windows = st.lists(
