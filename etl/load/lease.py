@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, exists, func, inspect, select, update
 
 from etl.errors import LeaseHeldError, LeaseLostError
-from etl.load.tables import sync_lease
+from etl.load.engine import schema_of
+from etl.load.tables import sync_lease, sync_schedule
 from etl.load.upsert import insert_or_update
 
 HEARTBEAT_EVERY = timedelta(seconds=5)
@@ -64,7 +65,7 @@ def refuse_if_held(conn: Connection) -> None:
     """
     holder = living_holder(conn)
     if holder is not None:
-        raise _held_by(holder)
+        raise _held_by(conn, holder)
 
 
 def acquire(conn: Connection, owner: Owner) -> None:
@@ -76,7 +77,7 @@ def acquire(conn: Connection, owner: Owner) -> None:
     now = _clock(conn)
     holder = _holder(conn)
     if holder is not None and holder.token != owner.token and _is_alive(holder, now):
-        raise _held_by(holder)
+        raise _held_by(conn, holder)
     values = {
         "name": _NAME, "owner": owner.token, "host": owner.host, "pid": owner.pid,
         "acquired_at": now, "heartbeat_at": now,
@@ -85,7 +86,7 @@ def acquire(conn: Connection, owner: Owner) -> None:
     only_over = sync_lease.c.owner == (holder.token if holder is not None else owner.token)
     if not insert_or_update(conn, sync_lease, values, only_over=only_over):
         faster = _holder(conn)
-        raise _held_by(faster) if faster is not None else LeaseHeldError("another process took it; try again")
+        raise _held_by(conn, faster) if faster is not None else LeaseHeldError("another process took it; try again")
 
 
 def _holder(conn: Connection, *, lock: bool = True) -> Holder | None:
@@ -96,11 +97,24 @@ def _holder(conn: Connection, *, lock: bool = True) -> Holder | None:
     return None if row is None else Holder(*row)
 
 
-def _held_by(holder: Holder) -> LeaseHeldError:
+def _held_by(conn: Connection, holder: Holder) -> LeaseHeldError:
+    if _plans(conn, holder):
+        return LeaseHeldError(
+            f"process {holder.pid} on {holder.host} is the service, which runs since"
+            f" {holder.acquired_at:%Y-%m-%d %H:%M:%S} UTC and copies by itself: `langfuse-etl status` shows how far;"
+            " only one process writes at a time, so stop it if this has to run now"
+        )
     return LeaseHeldError(
         f"process {holder.pid} on {holder.host} writes to this database since"
         f" {holder.acquired_at:%Y-%m-%d %H:%M:%S} UTC; wait until it is done, or stop it"
     )
+
+
+def _plans(conn: Connection, holder: Holder) -> bool:
+    """Whether the holder is the service, which alone plans runs; the tables may still be those of an older program."""
+    if not inspect(conn).has_table(sync_schedule.name, schema=schema_of(conn)):
+        return False
+    return conn.execute(select(exists().where(sync_schedule.c.owner == holder.token))).scalar_one()
 
 
 def renew(conn: Connection, owner: Owner) -> None:

@@ -22,6 +22,7 @@ from etl.errors import LeaseHeldError, LeaseLostError
 from etl.load import lease
 from etl.load.engine import reading, writing
 from etl.load.lease import Owner
+from etl.load.schedule import Planned, save_planned
 from etl.load.tables import sync_lease
 from etl.load.upsert import upsert
 
@@ -96,6 +97,16 @@ def test_a_second_process_is_told_who_writes_and_since_when(engine: Engine, neig
     for part in (str(first.pid), HERE, f"{since:%Y-%m-%d %H:%M:%S} UTC", "stop it"):
         assert part in text
     assert holder(engine) == first.token
+
+
+def test_beside_the_service_nobody_is_told_to_wait_until_it_is_done(engine: Engine) -> None:
+    service = somebody()
+    acquire(engine, service)
+    with writing(engine) as conn:
+        save_planned(conn, Planned("shop", service.token, None))
+    with pytest.raises(LeaseHeldError, match=r"is the service, .* copies by itself: `langfuse-etl status`") as refused:
+        acquire(engine, somebody())
+    assert "until it is done" not in str(refused.value)
 
 
 def test_the_holder_may_take_it_again_and_give_it_back(engine: Engine) -> None:
