@@ -11,7 +11,7 @@ from typing import Literal
 
 from etl.service.backoff import Trouble
 
-Role = Literal["starting", "standby", "leader", "stopping"]
+Role = Literal["starting", "standby", "upgrading", "leader", "stopping"]
 
 # The main loop turns at least every few seconds.
 _SILENT_AFTER_S = 60.0
@@ -33,7 +33,8 @@ class Board:
     """Written by the main loop and the runs, read by the listener.
 
     Attributes:
-        role: `leader` runs the projects; `standby` waits for another process to end.
+        role: `leader` runs the projects; `standby` waits for another process to end; `upgrading` brings the
+            tables to this program's revision.
         detail: Why it is not the leader; None if there is nothing to say.
     """
 
@@ -50,12 +51,13 @@ class Board:
 
     @property
     def alive(self) -> bool:
-        """Whether the main loop still turns."""
-        return time.monotonic() - self._beat < _SILENT_AFTER_S
+        """Whether the main loop still turns; an upgrade of large tables takes minutes, in which it does not."""
+        return self.role == "upgrading" or time.monotonic() - self._beat < _SILENT_AFTER_S
 
     def become(self, role: Role, detail: str | None = None) -> None:
         """Changes the role; a process that does not lead knows nothing of projects."""
         with self._lock:
+            self._beat = time.monotonic()
             self.role, self.detail = role, detail
             if role != "leader":
                 self._projects = {}

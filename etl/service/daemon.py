@@ -114,7 +114,9 @@ class Daemon:
         # One for each leadership: a run that an earlier one left behind finds out late that its lease is lost.
         lost = threading.Event()
         try:
-            with write_lease(self._engine, on_copy=self._on_copy, on_lost=lost.set) as owner:
+            with write_lease(
+                self._engine, on_upgrade=self._say_upgrade, on_copy=self._on_copy, on_lost=lost.set
+            ) as owner:
                 if not self._stopping:
                     self._lead(owner, lost)
         except LeaseHeldError as held:
@@ -133,6 +135,10 @@ class Daemon:
             log.warning("%s", error)
             self._board.become("standby", str(error))
             self._attend(_DATABASE_ASKED_EVERY_S)
+
+    def _say_upgrade(self) -> None:
+        log.info("the tables are brought to the revision of this program; that may take minutes")
+        self._board.become("upgrading", "the tables are brought to the revision of this program")
 
     def _lead(self, owner: Owner, lost: threading.Event) -> None:
         self._board.become("leader")

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from etl.errors import EtlError, LeaseLostError
 from etl.load import lease
 from etl.load.engine import writing
-from etl.load.migrate import current_revision, upgrade
+from etl.load.migrate import current_revision, head_revision, upgrade
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,14 @@ log = logging.getLogger(__name__)
 def write_lease(
     engine: Engine,
     *,
+    on_upgrade: Callable[[], None] = lambda: None,
     on_copy: Callable[[Path], None] = lambda copy: None,
     on_lost: Callable[[], None] = lambda: None,
 ) -> Iterator[lease.Owner]:
     """Takes the lease, brings the database to this program's revision, renews the lease every 5 s, and gives it back.
 
     Args:
+        on_upgrade: Called before the tables of an older program are upgraded, which may take minutes.
         on_copy: Told of the copy of a SQLite file that was made before an upgrade.
         on_lost: Called once, from a thread of its own, when another process has taken over.
     Raises:
@@ -45,6 +47,8 @@ def write_lease(
     heart.start()
     try:
         # An older program may be at work in the tables until the lease is ours.
+        if current_revision(engine) != head_revision():
+            on_upgrade()
         if (copy := upgrade(engine)) is not None:
             on_copy(copy)
         yield owner

@@ -143,6 +143,7 @@ def _header(role: Role, detail: str | None, ready: Readiness) -> Iterator[str]:
         "leader": ("up to date", "good") if ready.ready and not ready.notes else ("running", "good"),
         "standby": ("standby", "doubt"),
         "starting": ("starting", "quiet"),
+        "upgrading": ("upgrading", "quiet"),
         "stopping": ("stopping", "doubt"),
     }[role]
     if not ready.ready:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from alembic import command
 
 from etl.errors import AuthError, DatabaseError, RetriableApiError
 from etl.intervals import Window
+from etl.load import migrate
+from etl.load.engine import open_engine, writing
 from etl.load.status import Run
 from etl.pipeline.report import RunReport
+from etl.service import board as board_module
 from etl.service.backoff import Trouble, after_run, wait_after
-from etl.service.board import ProjectState
+from etl.service.board import Board, ProjectState
 from etl.service.health import Readiness, readiness
+from etl.service.lease import write_lease
 from etl.service.snapshot import ProjectSnapshot, Snapshot, StreamSnapshot
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -107,6 +113,21 @@ def test_a_cause_that_needs_a_person_is_not_ready_however_small_the_lag() -> Non
     revoked = Trouble(1, NOW, "the key is wrong", needs_person=True)
     found = judge(ProjectState("shop", trouble=revoked), snapshot(MINUTE))
     assert found.reasons == ["project shop: the key is wrong"]
+
+
+def test_an_upgrade_of_minutes_is_alive_and_not_ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = open_engine(f"sqlite:///{tmp_path / 'a.db'}", "public")
+    with writing(engine) as conn:
+        command.upgrade(migrate._config(conn), "0002")
+    board = Board()
+    monkeypatch.setattr(board_module, "_SILENT_AFTER_S", 0.0)
+    assert not board.alive
+    with write_lease(engine, on_upgrade=lambda: board.become("upgrading", "the tables")):
+        assert board.alive
+    assert judge(ProjectState("shop"), snapshot(MINUTE), board.role, board.detail).reasons == ["the tables"]
+    board.become("leader")
+    assert not board.alive
+    engine.dispose()
 
 
 def test_a_standby_is_ready_and_says_so_and_without_a_database_nothing_is() -> None:
