@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Literal, NamedTuple
 
 from sqlalchemy import Connection, func, insert, select, update
 
-from etl.intervals import Window, merge, subtract
+from etl.intervals import Window, intersect, merge, subtract
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, projects, sync_runs, sync_state, sync_windows
 from etl.load.types import instant_text
 from etl.load.upsert import insert_or_update
@@ -206,6 +206,38 @@ def failed_windows(conn: Connection, project_id: str, stream: str, filters_hash:
     )
     covered = coverage(conn, project_id, stream, filters_hash)
     return [(left, at) for start, end, at in conn.execute(query) for left in subtract(Window(start, end), covered)]
+
+
+def failed_again(
+    conn: Connection, project_id: str, stream: str, filters_hash: str, wanted: Sequence[Window]
+) -> list[tuple[Window, datetime]]:
+    """What of `wanted` was read without proof since it was last read whole, with the time of each such read."""
+    columns = sync_windows.c
+    scope = (columns.project_id == project_id, columns.stream == stream, columns.filters_hash == filters_hash)
+    query = select(columns.id, columns.window_start, columns.window_end, columns.finished_at).where(
+        *scope, columns.proof.not_in(COVERING)
+    )
+    failed = [
+        (number, part, at)
+        for number, start, end, at in (conn.execute(query) if wanted else ())
+        for part in intersect(wanted, Window(start, end))
+    ]
+    if not failed:
+        return []
+    later = conn.execute(
+        select(columns.id, columns.window_start, columns.window_end).where(
+            *scope,
+            columns.proof.in_(COVERING),
+            columns.id > min(number for number, _, _ in failed),
+            columns.window_end > min(part.start for _, part, _ in failed),
+            columns.window_start < max(part.end for _, part, _ in failed),
+        )
+    ).all()
+    return [
+        (left, at)
+        for number, part, at in failed
+        for left in subtract(part, [Window(start, end) for other, start, end in later if other > number])
+    ]
 
 
 def stream_states(conn: Connection, project_id: str) -> dict[str, StreamState]:

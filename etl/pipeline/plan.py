@@ -70,7 +70,7 @@ def due_windows(
         edge: The end of what may be read, from `newest_readable`.
         coverage: The intervals read whole.
         again: What the lookback tiers want of the coverage, in their order.
-        held: Gaps that failed and are left alone for a while.
+        held: What failed, gaps and re-reads, and is left alone for a while.
         midnight_bound: Windows must not cross UTC midnights.
         rows_stored: How many rows of a window are stored.
     Raises:
@@ -87,7 +87,7 @@ def due_windows(
 
 
 def back_off(failures: int, every: timedelta) -> timedelta:
-    """How long after the last of so many failures, 1 or more, a gap is left alone: `every`, then twice that, up to 6 h.
+    """How long after the last of so many failures, 1 or more, it is left alone: `every`, then twice that, up to 6 h.
 
     Args:
         every: Time between runs.

@@ -24,7 +24,7 @@ class Scope:
         observations_copied: Latency and cost of a trace can be derived from its observations here.
         history_for: After this time a run leaves the history that is still missing to the next run, so that live data
             does not wait for it; None reads everything.
-        backs_off: Leave gaps that failed alone for a while, longer with each failure; a person's run tries at once.
+        backs_off: Leave windows that failed alone for a while, longer with each failure; a person's run tries at once.
         now: The run's one clock reading.
     """
 

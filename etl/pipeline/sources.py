@@ -230,7 +230,11 @@ def _due(conn: Connection, source: Source, scope: Scope, edge: datetime, midnigh
                 conn, scope.project_id, stream, scope.now, noticed_from=source.known_since
             )
         )
-    failed = ledger.failed_windows(conn, scope.project_id, source.name, scope.filters_hash) if scope.backs_off else []
+    failed = []
+    if scope.backs_off:
+        place = scope.project_id, source.name, scope.filters_hash
+        again = merge([*absent, *(window for tier in source.tiers for window in tier.failed)])
+        failed = ledger.failed_windows(conn, *place) + ledger.failed_again(conn, *place, again)
     return due_in(
         source,
         edge=edge,
@@ -263,10 +267,11 @@ def due_in(
         cut=cut,
         cost=rows_stored,
         budget=_REREAD_ROWS_PER_RUN,
+        held=held,
     )
     again = [Due(one.window, format_duration(one.span), light=True) for one in slices]
     planned = [one.window for one in slices]
-    again += [Due(left, ABSENCE, light=True) for one in absent for left in subtract(one, planned)]
+    again += [Due(left, ABSENCE, light=True) for one in absent for left in subtract(one, [*planned, *held])]
     due = due_windows(
         origin=source.origin,
         edge=edge,

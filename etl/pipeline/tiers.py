@@ -78,6 +78,7 @@ def next_slices(
     cut: Callable[[Window], Sequence[Window]],
     cost: Callable[[Window], float],
     budget: float,
+    held: Sequence[Window] = (),
 ) -> list[Slice]:
     """What to read again in this run, after everything live: small tiers first, newest first, nothing twice.
 
@@ -89,11 +90,12 @@ def next_slices(
         cut: A window in pieces that the reader can take, in ascending order.
         cost: What reading a piece costs, in the unit of `budget`: estimated rows, or 1 for a count of windows.
         budget: How much one run may read again, 0 or more.
+        held: What failed is not tried again there yet; passes go through it all the same, so that they end.
     """
     slices: list[Slice] = []
     spent = 0.0
     for tier in tiers:
-        for queue in (_left(tier), tier.failed):
+        for queue in (_left(tier), _without(tier.failed, held)):
             rest = _without(queue, [planned.window for planned in slices])
             for rank, piece in enumerate(piece for window in rest for piece in reversed(cut(window))):
                 price = cost(piece)
