@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -70,7 +70,7 @@ def run_demo(
         with write_lease(engine) as owner, sync_progress(True) as on_progress:
             reports = sync_projects(
                 config, engine, owner, projects=config.projects, streams=(), trigger="demo",
-                stop=threading.Event(), on_progress=on_progress, now=lambda: now + timedelta(minutes=5),
+                stop=threading.Event(), on_progress=on_progress, now=lambda: now,
             )  # fmt: skip
     views.show_sync("sync", reports, as_json=False)
     if any(report.exit_code for report in reports):
@@ -85,10 +85,13 @@ def run_demo(
         for title, query in _QUERIES.items():
             result = conn.execute(text(query))
             print_table(title, list(result.keys()), [tuple(row) for row in result])
+    program, database, question = _program(), directory / "langfuse.db", "SELECT * FROM daily_usage LIMIT 5"
     say(
-        f"Look around:   sqlite3 {directory / 'langfuse.db'}\n"
+        f"Look around:   sqlite3 {database}\n"
+        f'               or, without that program: {sys.executable} -c "import sqlite3;'
+        f" print(*sqlite3.connect('{database}').execute('{question}'), sep='\\n')\"\n"
         "Your own data: set LANGFUSE_BASE_URL, LANGFUSE_PUBLIC_KEY and LANGFUSE_SECRET_KEY, then\n"
-        "               langfuse-etl check && langfuse-etl sync && langfuse-etl export SESSION"
+        f"               {program} check && {program} sync && {program} export SESSION"
     )
 
 
@@ -122,6 +125,12 @@ def serve(
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.default_int_handler)
     server.serve_forever()
+
+
+def _program() -> str:
+    """As it was called: `.venv/bin/langfuse-etl` from the Makefile."""
+    called = sys.argv[0]
+    return called if Path(called).name == "langfuse-etl" else f"{sys.executable} -m etl"
 
 
 def _config(base_url: str, directory: Path) -> Config:

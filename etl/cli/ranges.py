@@ -94,6 +94,8 @@ def verify(
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
             say_error(error)
+        if not errors and not found.differs:
+            say(f"no differences in {found.windows} windows")
     exit_with(reports)
     if found.differs and not repair:
         say("the database differs from the server; `langfuse-etl verify --repair` mends it")

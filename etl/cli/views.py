@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from etl.cli.output import print_json, print_table, say, say_error
-from etl.pipeline.report import RunReport
+from etl.pipeline.report import RunReport, StreamReport
 from etl.service.check import Check
 
 _COUNTS = ("rows_read", "rows_written", "windows", "failed_windows")
@@ -49,9 +49,9 @@ def show_sync(command: str, reports: Sequence[RunReport], as_json: bool) -> None
 
 def _print_sync(command: str, reports: Sequence[RunReport]) -> None:
     rows = [
-        (report.project, name, *(document[count] for count in _COUNTS), document["watermark"])
+        (report.project, name, *_counts_shown(one), one.as_json()["watermark"])
         for report in reports
-        for name, document in _streams([report]).items()
+        for name, one in sorted(report.streams.items())
     ]
     if rows:
         print_table(
@@ -65,6 +65,12 @@ def _print_sync(command: str, reports: Sequence[RunReport]) -> None:
             say(summary)
         else:
             say_error(f"{summary}: {report.error}")
+
+
+def _counts_shown(stream: StreamReport) -> tuple[int | str | None, ...]:
+    if stream.derived:
+        return ("derived", "derived", None, None)
+    return tuple(getattr(stream, count) for count in _COUNTS)
 
 
 def print_status(document: dict[str, Any]) -> None:

@@ -9,13 +9,17 @@ from typing import Any, Literal
 
 @dataclass
 class StreamReport:
-    """Counts of one stream in one run. `failed_windows` counts windows without proof: failed, partial or doubtful."""
+    """Counts of one stream in one run. `failed_windows` counts windows without proof: failed, partial or doubtful.
+
+    `derived`: it was not read, but follows from another stream, whose counts tell of both.
+    """
 
     rows_read: int = 0
     rows_written: int = 0
     windows: int = 0
     failed_windows: int = 0
     watermark: datetime | None = None
+    derived: bool = False
 
     def as_json(self) -> dict[str, Any]:
         mark = None if self.watermark is None else self.watermark.isoformat(timespec="milliseconds")

@@ -549,7 +549,8 @@ class _Run:
     def _save_state(self, conn: Connection, source: Source) -> None:
         state = source.state()
         for name in source.covers:
-            self._report.stream(name).watermark = state.watermark
+            stream = self._report.stream(name)
+            stream.watermark, stream.derived = state.watermark, name != source.name
             ledger.save_stream_state(conn, self._scope.project_id, name, state)
 
     def _note_requests(self, conn: Connection, rows_read: int, rows_written: int) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from commands import Cli, data, keys
 
 from etl import __version__
 from etl.cli.app import app
+from etl.cli.views import show_sync
 from etl.demo import SECRET_KEY, MockLangfuse
+from etl.pipeline.report import RunReport
 
 STREAMS = ["traces", "observations", "scores", "sessions"]
 REPORT = {"status", "rows_read", "rows_written", "requests", "windows", "failed_windows", "seconds", "streams"}
@@ -333,7 +337,29 @@ def test_the_demo_goes_all_the_way_without_an_account(bare_cli: Cli) -> None:
     for title in ("daily_usage", "session_summary", "sync_coverage"):
         assert title in result.out
     assert "LANGFUSE_SECRET_KEY" in result.err
+    assert "langfuse-etl check && langfuse-etl sync" in result.err
+    connection = sqlite3.connect(bare_cli.folder / "langfuse-demo" / "langfuse.db")
+    ((newest,),) = connection.execute("SELECT max(watermark) FROM sync_state")
+    connection.close()
+    # The recorded data ends there, wherever the clock of this machine stands.
+    assert newest < max(datetime.now(UTC).isoformat(), "2026-11-22")
     assert bare_cli("demo", "--api", "v2").code == 2
+
+
+def test_what_follows_from_another_stream_is_called_derived_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    report = RunReport("shop")
+    report.stream("observations").rows_read = 7
+    report.stream("traces").derived = True
+    show_sync("sync", [report], as_json=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert ["derived" in line for line in lines if "traces" in line or "observations" in line] == [False, True]
+
+
+def test_verify_says_in_words_that_nothing_differs(cli: Cli) -> None:
+    cli("sync", "--stream", "scores")
+    result = cli("verify")
+    assert result.code == 0
+    assert re.search(r"no differences in [1-9]\d* windows", result.err)
 
 
 def test_the_demo_leaves_a_folder_alone_that_it_did_not_make(bare_cli: Cli) -> None:
