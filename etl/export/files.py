@@ -24,8 +24,8 @@ except ImportError:  # Windows
 _TEMPORARY = ".langfuse-etl-{}.tmp"
 _TEMPORARY_NAME = re.compile(r"\.langfuse-etl-[0-9a-f]{16}\.tmp")
 _CHUNK_BYTES = 1 << 20
-# So many files get their names together.
-_GROUP_FILES = 256
+# So many files get their names together. A flush waits for the whole file system, so few are best.
+_GROUP_FILES = 1_024
 _GROUP_BYTES = 16 << 20
 # O_BINARY is Windows'; O_NOFOLLOW is everybody else's.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)

@@ -39,6 +39,8 @@ class Wanted(NamedTuple):
 
 def fold(name: str) -> str:
     """Equal for names that are one file on Windows or macOS."""
+    if name.isascii():
+        return name.lower()
     # Upper case first: NTFS compares by it, and it joins some letters that case folding keeps apart.
     upper = unicodedata.normalize("NFD", name).upper()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", upper.casefold()))

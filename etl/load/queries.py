@@ -1,6 +1,6 @@
 """What the tables hold, for those who read them: which sessions there are, and all rows of one of them.
 
-Rows that are marked as deleted are left out. Rows come as dicts of column to value, one at a time, so that a session
+Rows that are marked as deleted are left out. Rows come as dicts of column to value, a few at a time, so that a session
 of any size needs the memory of a few of its rows.
 """
 
@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, collate, func, select
+from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 
 from etl.load.tables import projects, traces
 from etl.load.types import instant_text
 
-# Rows are fetched in small groups: each may hold megabytes. Those of a few short columns come in larger ones.
-_ROWS_PER_FETCH = 16
-_SHORT_ROWS_PER_FETCH = 500
+# Rows are fetched in small groups: each may hold megabytes.
+_ROWS_PER_FETCH = 64
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _IDS_PER_SELECT = 10_000
 
@@ -96,46 +96,51 @@ def latest_session_ids(conn: Connection, project_ids: Collection[str], limit: in
     return list(conn.execute(query.order_by(func.max(columns.timestamp).desc()).limit(limit)).scalars())
 
 
-def session_traces(
-    conn: Connection,
-    session: StoredSession,
-    *,
-    columns: Sequence[str] | None = None,
-    ids: Collection[str] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """The traces of a session in the order (timestamp, id).
+def session_traces(conn: Connection, session: StoredSession, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These columns of each trace of a session, in no order."""
+    query = select(*(traces.c[name] for name in columns)).where(
+        traces.c.project_id == session.project_id,
+        traces.c.session_id == session.session_id,
+        traces.c.deleted_at.is_(None),
+    )
+    with conn.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as result:
+        for row in result:
+            yield dict(zip(columns, row, strict=True))
+
+
+def rows_of_traces(
+    conn: Connection, table: Table, project_id: str, trace_ids: Sequence[str], columns: tuple[str, ...] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows that belong to each of a few traces, in no order; of `traces` that is the trace's own.
 
     Args:
         conn: An open connection.
-        session: Whose traces.
+        table: `traces`, `observations` or `scores`.
+        project_id: Whose traces.
+        trace_ids: As many as their rows may be in memory together.
         columns: The columns that are wanted; None for all.
-        ids: At most a few thousand trace ids to choose from the session; None for all.
     """
-    return _stream(conn, traces, _of_session(conn, select(*_columns(traces, columns)), session, ids), columns)
+    names = tuple(table.c.keys()) if columns is None else columns
+    found: dict[str, list[dict[str, Any]]] = {}
+    given = {"project_id": project_id, "trace_ids": trace_ids}
+    for trace_id, *values in conn.execute(_of_traces(table, names), given).all():
+        found.setdefault(trace_id, []).append(dict(zip(names, values, strict=True)))
+    return found
 
 
-def session_children(
-    conn: Connection,
-    table: Table,
-    session: StoredSession,
-    *,
-    columns: Sequence[str] | None = None,
-    ids: Collection[str] | None = None,
-) -> Iterator[dict[str, Any]]:
-    """The observations or scores of the traces that `session_traces` gives, grouped by trace and in its order.
+@cache
+def _of_traces(table: Table, names: tuple[str, ...]) -> Select[Any]:
+    """By the keys of the traces: an index is at hand for it, whether the database has statistics or not.
 
-    Args: as there; `columns` are short ones, such as ids.
+    One statement for a whole session, with the children joined to the traces and sorted, made Postgres sort rows with
+    all their contents on the disk, or read all observations once more for each trace.
     """
-    of_trace = (table.c.project_id == traces.c.project_id) & (table.c.trace_id == traces.c.id)
-    # An outer join, because SQLite then begins with the traces; else it would read all that the project has.
-    query = (
-        select(*_columns(table, columns))
-        .select_from(traces)
-        .join(table, of_trace & table.c.deleted_at.is_(None), isouter=True)
+    trace_id = table.c.id if table is traces else table.c.trace_id
+    return select(trace_id, *(table.c[name].label(f"value_{name}") for name in names)).where(
+        table.c.project_id == bindparam("project_id"),
+        trace_id.in_(bindparam("trace_ids", expanding=True)),
+        table.c.deleted_at.is_(None),
     )
-    size = _ROWS_PER_FETCH if columns is None else _SHORT_ROWS_PER_FETCH
-    rows = _stream(conn, table, _of_session(conn, query, session, ids), columns, size)
-    return (row for row in rows if row["id"] is not None)
 
 
 def _projects_of_traces(conn: Connection) -> Iterator[str]:
@@ -145,39 +150,6 @@ def _projects_of_traces(conn: Connection) -> Iterator[str]:
     while found is not None:
         yield found
         found = conn.scalar(select(func.min(column)).where(column > found))
-
-
-def _of_session(
-    conn: Connection, query: Select[Any], session: StoredSession, ids: Collection[str] | None
-) -> Select[Any]:
-    columns = traces.c
-    query = query.where(
-        columns.project_id == session.project_id,
-        columns.session_id == session.session_id,
-        columns.deleted_at.is_(None),
-    )
-    if ids is not None:
-        query = query.where(columns.id.in_(sorted(ids)))
-    # Postgres sorts text by the language of the database, SQLite by its bytes; files must not tell which it was.
-    by_bytes = collate(columns.id, "C") if conn.dialect.name == "postgresql" else columns.id
-    return query.order_by(columns.timestamp, by_bytes)
-
-
-def _columns(table: Table, names: Sequence[str] | None) -> list[ColumnElement[Any]]:
-    return list(table.c) if names is None else [table.c[name] for name in names]
-
-
-def _stream(
-    conn: Connection,
-    table: Table,
-    query: Select[Any],
-    columns: Sequence[str] | None,
-    rows_per_fetch: int = _ROWS_PER_FETCH,
-) -> Iterator[dict[str, Any]]:
-    names = table.c.keys() if columns is None else columns
-    with conn.execute(query, execution_options={"yield_per": rows_per_fetch}) as result:
-        for row in result:
-            yield dict(zip(names, row, strict=True))
 
 
 def _with_ids(query: Select[Any], column: ColumnElement[Any], ids: Collection[str] | None) -> Iterator[Select[Any]]:

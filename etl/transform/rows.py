@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType, NoneType
@@ -17,7 +18,7 @@ from typing import Any
 
 from etl.errors import EtlError
 from etl.transform.fields import Kind, Shape, snake_case
-from etl.transform.jsontext import dumps, dumps_bytes, holdable, loads
+from etl.transform.jsontext import JsonTextError, dumps, dumps_bytes, holdable, loads
 
 Row = dict[str, Any]
 
@@ -109,9 +110,8 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
         read_json: Reads what columns of JSON hold.
     """
     item = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
-    for name in shape.by_kind[Kind.JSON][0]:
-        if (text := item[name]) is not None:
-            item[name] = read_json(text)
+    texts = {name: text for name in shape.by_kind[Kind.JSON][0] if (text := item[name]) is not None}
+    item.update(zip(texts, _read_all(list(texts.values()), read_json), strict=True))
     for name in shape.by_kind[Kind.FLAG][0]:
         if item[name] is not None:
             item[name] = bool(item[name])
@@ -131,6 +131,16 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
     elif row.get("extra"):
         item.update(loads(row["extra"]))
     return item
+
+
+def _read_all(texts: list[str], read_json: Callable[[str], Any]) -> list[Any]:
+    """What each JSON text holds; read as one list, which takes less time than several readings."""
+    if len(texts) > 1:
+        with suppress(JsonTextError):  # a value nested so deeply that it may not be in a list as well
+            values = read_json(f"[{','.join(texts)}]")
+            if len(values) == len(texts):
+                return list(values)
+    return [read_json(text) for text in texts]
 
 
 def content_hash(item: Mapping[str, Any], shape: Shape) -> str:

@@ -11,6 +11,7 @@ from json_values import any_json, calm, equal
 from recorded_rows import STREAMS, hostile_items, kept, recorded, to_item, to_row
 
 from etl.transform.fields import SCORE_LEGACY, SCORE_V3, SESSION, TRACE
+from etl.transform.jsontext import dumps
 from etl.transform.rows import RowError, canonical_instant, content_hash, from_api, merged_exact, to_api
 
 every_stream = pytest.mark.parametrize("name", list(STREAMS))
@@ -111,6 +112,16 @@ def test_null_and_absent_are_kept_apart() -> None:
 
     for item in (trace(), absent):
         assert equal(item, to_api(row_of(item), TRACE))
+
+
+@pytest.mark.parametrize("levels", [1_023, 1_024])
+def test_values_as_deep_as_the_parser_allows_are_read_beside_others(levels: int) -> None:
+    row = row_of(trace(output={"b": 1, "a": [1.5]}, metadata=2)) | {"input": "[" * levels + "]" * levels}
+
+    item = to_api(row, TRACE)
+
+    assert (item["output"], item["metadata"]) == ({"b": 1, "a": [1.5]}, 2)
+    assert dumps(item["input"]) == row["input"]
 
 
 def test_null_in_a_field_that_may_be_missing_stays_null() -> None:
