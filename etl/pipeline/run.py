@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 # Batches that wait for the writer; with one in the hand of each reader this bounds memory.
 _BATCHES_WAITING = 1
 _POLL_S = 0.2
+_ABOUT_NOW = timedelta(minutes=1)
 # Of several flaws the worst is that of the whole.
 _WORST_FIRST: tuple[SegmentProof, ...] = ("failed", "doubtful", "partial")
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -461,7 +462,9 @@ class _Run:
         wanted = scope.mark_deletions or (self._repair and not scope.filtered)
         if not wanted or (scope.kept_from is not None and window.start < scope.kept_from):
             return 0, False
-        marked, too_many, read_at = 0, False, self._clock()
+        marked, too_many = 0, False
+        # Runs an hour apart begin looks an hour apart, give or take a minute; in a long run the look itself counts.
+        read_at = clock if (clock := self._clock()) - scope.now > _ABOUT_NOW else scope.now
         touched: set[str] = set()
         for stream, read_from in BRINGS[kind].items():
             absences = settle_absences(
