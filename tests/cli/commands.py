@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
+from command_result import Result
 
 from etl.cli import main
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, generate
-
-
-class Result(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        """The one JSON document on stdout."""
-        return json.loads(self.out)
 
 
 class Cli:

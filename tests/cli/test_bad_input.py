@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Cli, Result, keys
+from command_result import Result
+from commands import Cli, keys
 
 from etl.demo import Faults, MockLangfuse
 from etl.load.engine import open_engine

@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import requests
 import yaml
+from command_result import Result
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate
@@ -93,18 +94,6 @@ def make_data(traces: int = 300, days: float = 2.0) -> Dataset:
     return generate(traces=traces, days=days, observations_per_trace=1, io_bytes=100, end=end, seed=11)
 
 
-class Done(NamedTuple):
-    """How a command ended, and what it printed."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def document(self) -> Any:
-        return json.loads(self.out)
-
-
 class Setup:
     """A folder with a settings file for one or several servers, and the environment for it."""
 
@@ -151,7 +140,7 @@ class Setup:
         """Writes the settings as they stand now."""
         (self.folder / "config.yaml").write_text(yaml.safe_dump(self.settings))
 
-    def command(self, *words: str) -> Done:
+    def command(self, *words: str) -> Result:
         """Another command beside the service."""
         self._commands += 1
         log = self.folder / f"command-{self._commands}"
@@ -160,7 +149,7 @@ class Setup:
         while code is None:
             time.sleep(0.02)
             code = self.nursery.poll(pid)
-        done = Done(code, Path(f"{log}.out").read_text(), log.read_text())
+        done = Result(code, Path(f"{log}.out").read_text(), log.read_text())
         assert SECRET_KEY not in done.out + done.err
         return done
 
