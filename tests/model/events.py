@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -128,11 +129,11 @@ class World:
         return self.now - datetime.fromisoformat(time) > LARGEST_TIER / 2
 
 
-class Event:
+class Event(ABC):
     """Something that happens at the server at `World.now`."""
 
-    def happen(self, world: World) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def happen(self, world: World) -> None: ...
 
 
 @dataclass(frozen=True)
