@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from etl.intervals import Window
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
-from etl.load.upsert import is_same, outranks, version
+from etl.load.upsert import is_same, newest_by_key, outranks, version
 from etl.transform.pages import Identified, contents_missing
 from etl.transform.rows import Row
 
@@ -75,12 +75,7 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
     A row that another generation of the API gave differs if this reading outranks it, else it is better as it is.
     """
     table = ROW_TABLES[table_name]
-    keys = [column for column in table.primary_key if column.name != "project_id"]
-    read: dict[Key, Row] = {}
-    for row in rows:
-        key = tuple(row[column.name] for column in keys)
-        if key not in read or version(table, row) >= version(table, read[key]):
-            read[key] = row
+    read = newest_by_key(table, rows)
     if not read:
         return Differences(set(), set())
     names = [name for name in rows[0] if name not in _NOT_COMPARED]
@@ -90,12 +85,10 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
         names += ["extra", "exact"]
     compared = ["deleted_at", "read_from", "exact", *names]
     missing, changed = set(read), set()
-    project = rows[0]["project_id"]
-    for (_, *parts), stored in rows_by_key(conn, table, [(project, *key) for key in read], compared):
+    for key, stored in rows_by_key(conn, table, read, compared):
         deleted_at, read_from, exact, *values = stored
         if deleted_at is not None:
             continue
-        key = tuple(parts)
         missing.discard(key)
         row, known = read[key], dict(zip(names, values, strict=True))
         same = read_from == row["read_from"] and all(is_same(table, n, row[n], known[n]) for n in names)
@@ -103,4 +96,4 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
             same = False
         if not same and outranks(table, row, read_from, version(table, known)):
             changed.add(key)
-    return Differences(missing, changed)
+    return Differences({key[1:] for key in missing}, {key[1:] for key in changed})

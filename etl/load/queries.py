@@ -132,8 +132,8 @@ def rows_of_traces(
 def _of_traces(table: Table, names: tuple[str, ...]) -> Select[Any]:
     """By the keys of the traces: an index is at hand for it, whether the database has statistics or not.
 
-    One statement for a whole session, with the children joined to the traces and sorted, made Postgres sort rows with
-    all their contents on the disk, or read all observations once more for each trace.
+    One statement for a whole session, with the children joined to the traces and sorted, can make Postgres sort rows
+    with all their contents on the disk.
     """
     trace_id = table.c.id if table is traces else table.c.trace_id
     return select(trace_id, *(table.c[name].label(f"value_{name}") for name in names)).where(

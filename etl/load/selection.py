@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from sqlalchemy import Connection, exists, select
 
+from etl.load.keys import rows_by_key
 from etl.load.tables import sessions, traces
 from etl.transform.rows import Row
 
@@ -14,13 +15,7 @@ _IDS_PER_SELECT = 5_000
 
 def stored_trace_ids(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
     """Which of these traces are stored."""
-    found: set[str] = set()
-    ordered = sorted(trace_ids)
-    for start in range(0, len(ordered), _IDS_PER_SELECT):
-        chunk = ordered[start : start + _IDS_PER_SELECT]
-        query = select(traces.c.id).where(traces.c.project_id == project_id, traces.c.id.in_(chunk))
-        found.update(conn.execute(query).scalars())
-    return found
+    return {key[1] for key, _ in rows_by_key(conn, traces, [(project_id, trace_id) for trace_id in trace_ids], ())}
 
 
 def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:

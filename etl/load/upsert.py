@@ -64,12 +64,7 @@ def upsert(
         damaged: Keys, without the project, whose stored columns are not what their hash says: they are written anew.
     """
     table = ROW_TABLES[table_name]
-    key_columns = [column.name for column in table.primary_key]
-    newest: dict[Key, Row] = {}
-    for row in rows:
-        key = tuple(row[name] for name in key_columns)
-        if key not in newest or version(table, row) >= version(table, newest[key]):
-            newest[key] = row
+    newest = newest_by_key(table, rows)
     stored = _stored_rows(conn, table, list(newest))
     for key in newest.keys() & stored.keys():
         newest[key] = _with_contents_known(table, newest[key], stored[key])
@@ -111,6 +106,17 @@ def insert_or_update(
 def _insert(conn: Connection, table: Table) -> Any:
     """Both dialects' own insert, which alone knows ON CONFLICT; their methods have the same names."""
     return postgresql.insert(table) if conn.dialect.name == "postgresql" else sqlite.insert(table)
+
+
+def newest_by_key(table: Table, rows: Iterable[Row]) -> dict[Key, Row]:
+    """The greatest version of each row, by its whole key; of equal ones the last."""
+    key_columns = [column.name for column in table.primary_key]
+    newest: dict[Key, Row] = {}
+    for row in rows:
+        key = tuple(row[name] for name in key_columns)
+        if key not in newest or version(table, row) >= version(table, newest[key]):
+            newest[key] = row
+    return newest
 
 
 def version(table: Table, row: Mapping[str, Any]) -> tuple[str, ...]:
