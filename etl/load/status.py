@@ -2,34 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, MetaData, Table, Text, func, select
+from sqlalchemy import Connection, func, select, type_coerce
 
-from etl.intervals import Window, merge, subtract
+from etl.intervals import Window, subtract
 from etl.load import ledger
 from etl.load.tables import ROW_TABLES, sync_runs
 from etl.load.types import Instant, instant_text
+from etl.load.views import sync_coverage
 
-# A view, kept apart from the tables that migrations are compared with.
-_COVERAGE = Table(
-    "sync_coverage",
-    MetaData(),
-    Column("project_id", Text),
-    Column("stream", Text),
-    Column("range_start", Instant()),
-    Column("range_end", Instant()),
-    Column("state", Text),
-)
+
+class Range(NamedTuple):
+    """A row of the view `sync_coverage`: a stretch that is `covered`, or was read without full proof."""
+
+    stream: str
+    window: Window
+    state: str
+
+
+@dataclass(frozen=True)
+class StreamProgress:
+    """What of one stream was read: whole, without full proof (`unproven`), and not at all (`gaps`); from old to new.
+
+    Gaps are looked for between `origin` and an edge. That of a stream whose first load is through is its own: what is
+    newer is lag. Until then it is the newest edge of all streams of the project, for what an interrupted first load
+    did not come to is a gap, too.
+    """
+
+    name: str
+    origin: datetime
+    watermark: datetime | None
+    covered: Sequence[Window]
+    unproven: Sequence[Range]
+    gaps: Sequence[Window]
+
+    @property
+    def live_edge(self) -> datetime | None:
+        """The end of the newest stretch read; None before the first."""
+        return self.covered[-1].end if self.covered else None
+
+    @property
+    def complete(self) -> bool:
+        """Everything back to the start was read at least once."""
+        return self.watermark is not None
+
+
+def progress(conn: Connection, project_id: str) -> dict[str, StreamProgress]:
+    """Every stream of a project that a run has begun to read, by name."""
+    found = _ranges(conn, project_id)
+    newest = max((one.window.end for one in found if one.state == "covered"), default=None)
+    streams: dict[str, StreamProgress] = {}
+    for name, state in ledger.stream_states(conn, project_id).items():
+        mine = [one for one in found if one.stream == name]
+        covered = [one.window for one in mine if one.state == "covered"]
+        unproven = [one for one in mine if one.state != "covered"]
+        edge = covered[-1].end if state.watermark and covered else newest
+        gaps = subtract(Window(state.origin, edge), covered) if edge else []
+        streams[name] = StreamProgress(name, state.origin, state.watermark, covered, unproven, gaps)
+    return streams
 
 
 class StreamStatus(NamedTuple):
-    """`live_edge` is the end of the newest covered interval; `gaps` counts uncovered ones.
-
-    They are looked for between the start and the newest edge of all streams of the project: what an interrupted run did
-    not come to is a gap, too.
-    """
+    """`rows` leaves out deleted ones; `gaps` is None while nothing of the project was read."""
 
     stream: str
     watermark: datetime | None
@@ -41,24 +79,18 @@ class StreamStatus(NamedTuple):
 
 def stream_statuses(conn: Connection, project_id: str) -> list[StreamStatus]:
     """One entry for each stream of a project."""
-    states = ledger.stream_states(conn, project_id)
     run = last_run(conn, project_id)
-    covered = {
-        name: merge(ledger.coverage(conn, project_id, name, state.filters_hash)) for name, state in states.items()
-    }
-    newest = max((windows[-1].end for windows in covered.values() if windows), default=None)
+    begun = progress(conn, project_id)
     found: list[StreamStatus] = []
     for name, rows_of in ROW_TABLES.items():
         rows = select(func.count()).where(rows_of.c.project_id == project_id, rows_of.c.deleted_at.is_(None))
         count: int = conn.execute(rows).scalar_one()
-        state = states.get(name)
-        if state is None:
+        stream = begun.get(name)
+        if stream is None:
             found.append(StreamStatus(name, None, None, count, None, None))
             continue
-        windows = covered[name]
-        edge = windows[-1].end if windows else None
-        gaps = len(subtract(Window(state.origin, newest), windows)) if newest and newest > state.origin else None
-        found.append(StreamStatus(name, state.watermark, edge, count, gaps, run))
+        gaps = len(stream.gaps) if stream.covered or stream.gaps else None
+        found.append(StreamStatus(name, stream.watermark, stream.live_edge, count, gaps, run))
     return found
 
 
@@ -72,18 +104,11 @@ def last_run(conn: Connection, project_id: str) -> dict[str, Any] | None:
     return {name: instant_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
 
 
-class Range(NamedTuple):
-    """A row of the view `sync_coverage`: a stretch that is `covered`, or was read without full proof."""
-
-    stream: str
-    window: Window
-    state: str
-
-
-def ranges(conn: Connection, project_id: str) -> list[Range]:
+def _ranges(conn: Connection, project_id: str) -> list[Range]:
     """What was read of a project, stream by stream, from old to new."""
-    view = _COVERAGE.c
-    query = select(view.stream, view.range_start, view.range_end, view.state)
+    view = sync_coverage.c
+    start, end = type_coerce(view.range_start, Instant()), type_coerce(view.range_end, Instant())
+    query = select(view.stream, start, end, view.state)
     query = query.where(view.project_id == project_id).order_by(view.stream, view.range_start, view.range_end)
     return [Range(stream, Window(start, end), state) for stream, start, end, state in conn.execute(query)]
 

@@ -13,10 +13,10 @@ from html import escape
 
 from etl import __version__
 from etl.intervals import Window
-from etl.load.status import Run
+from etl.load.status import Run, StreamProgress
 from etl.service.board import ProjectState, Role
 from etl.service.health import Readiness
-from etl.service.snapshot import ProjectSnapshot, Snapshot, StreamSnapshot
+from etl.service.snapshot import ProjectSnapshot, Snapshot
 from etl.settings import STREAMS
 
 _REFRESH_S = 30
@@ -190,7 +190,7 @@ def _doing(state: ProjectState, now: datetime) -> str:
     return f"Next run in {_duration(max(timedelta(0), state.next_run_at - now))}, at {_moment(state.next_run_at)}."
 
 
-def _stream(stream: StreamSnapshot, ready_lag: timedelta, now: datetime) -> Iterator[str]:
+def _stream(stream: StreamProgress, ready_lag: timedelta, now: datetime) -> Iterator[str]:
     edge = stream.live_edge
     yield f'<div class="stream"><div class="head"><h3>{escape(stream.name)}</h3>'
     if edge is None:
@@ -217,7 +217,7 @@ def _stream(stream: StreamSnapshot, ready_lag: timedelta, now: datetime) -> Iter
     yield "</div>"
 
 
-def _strip(stream: StreamSnapshot, shown: Window, title: str) -> str:
+def _strip(stream: StreamProgress, shown: Window, title: str) -> str:
     """What was read over time, drawn in the order in which nothing is hidden by what is better."""
     covered = list(_shapes("covered", stream.covered, shown, smallest=1.0))
     # A gap shorter than a pixel would vanish between its neighbours.
@@ -253,7 +253,7 @@ def _axis(shown: Window, name: str) -> str:
     return f'<div class="axis">{"".join(f"<span>{text}</span>" for text in ends)}</div>'
 
 
-def _marks(stream: StreamSnapshot) -> Iterator[str]:
+def _marks(stream: StreamProgress) -> Iterator[str]:
     """The newest gaps and doubts, in words."""
     found = [("gap", gap) for gap in stream.gaps] + [(one.state, one.window) for one in stream.unproven]
     if not found:

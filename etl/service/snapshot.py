@@ -11,42 +11,13 @@ from datetime import datetime
 from sqlalchemy import Engine
 
 from etl.errors import EtlError
-from etl.intervals import Window, subtract
 from etl.load import ledger
 from etl.load.engine import reading
-from etl.load.ledger import ProjectRecord, StreamState
-from etl.load.status import Range, Run, last_runs, last_success, ranges
+from etl.load.ledger import ProjectRecord
+from etl.load.status import Run, StreamProgress, last_runs, last_success, progress
 
 _RUNS_SHOWN = 10
 _MAX_AGE_S = 5.0
-
-
-@dataclass(frozen=True)
-class StreamSnapshot:
-    """One stream: where it begins, what of it was read, and what was read without full proof.
-
-    `live_edge` is the end of the newest stretch read; `gaps` are the stretches before it that were not.
-    """
-
-    name: str
-    origin: datetime
-    watermark: datetime | None
-    covered: Sequence[Window]
-    unproven: Sequence[Range]
-
-    @property
-    def live_edge(self) -> datetime | None:
-        return self.covered[-1].end if self.covered else None
-
-    @property
-    def gaps(self) -> list[Window]:
-        edge = self.live_edge
-        return subtract(Window(self.origin, edge), self.covered) if edge and edge > self.origin else []
-
-    @property
-    def complete(self) -> bool:
-        """Everything back to the start was read at least once."""
-        return self.watermark is not None
 
 
 @dataclass(frozen=True)
@@ -57,7 +28,7 @@ class ProjectSnapshot:
     id: str
     api: str
     server_version: str | None
-    streams: Sequence[StreamSnapshot]
+    streams: Sequence[StreamProgress]
     runs: Sequence[Run]
     last_success_at: datetime | None
 
@@ -105,11 +76,7 @@ def take_snapshot(engine: Engine) -> Snapshot:
     with reading(engine) as conn:
         projects = []
         for project in ledger.stored_projects(conn):
-            found = ranges(conn, project.id)
-            streams = [
-                _stream(stream, state, [one for one in found if one.stream == stream])
-                for stream, state in ledger.stream_states(conn, project.id).items()
-            ]
+            streams = list(progress(conn, project.id).values())
             runs, success = last_runs(conn, project.id, _RUNS_SHOWN), last_success(conn, project.id)
             projects.append(
                 ProjectSnapshot(_name(project), project.id, project.api, project.server_version, streams, runs, success)
@@ -119,10 +86,3 @@ def take_snapshot(engine: Engine) -> Snapshot:
 
 def _name(project: ProjectRecord) -> str:
     return project.entry or project.name or project.id
-
-
-def _stream(name: str, state: StreamState, found: Sequence[Range]) -> StreamSnapshot:
-    covered = [one.window for one in found if one.state == "covered"]
-    return StreamSnapshot(
-        name, state.origin, state.watermark, covered, [one for one in found if one.state != "covered"]
-    )

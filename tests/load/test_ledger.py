@@ -17,7 +17,7 @@ from etl.intervals import Window, merge
 from etl.load import ledger
 from etl.load.engine import reading, writing
 from etl.load.ledger import ProjectRecord, StreamState, WindowRecord
-from etl.load.status import last_run, stream_statuses
+from etl.load.status import last_run, progress, stream_statuses
 from etl.load.tables import sync_runs, sync_windows, traces
 from etl.load.types import instant_text
 from etl.load.upsert import upsert
@@ -176,6 +176,17 @@ def test_what_an_interrupted_run_did_not_come_to_is_a_gap(engine: Engine) -> Non
         record(conn, window(10, 70))
         found = {status.stream: (status.live_edge, status.gaps) for status in stream_statuses(conn, "p")}
     assert (found["traces"], found["scores"]) == ((minute(70), 0), (minute(10), 1))
+
+
+def test_after_the_first_load_what_is_newer_than_a_stream_is_lag_and_no_gap(engine: Engine) -> None:
+    with writing(engine) as conn:
+        for stream in ("traces", "scores"):
+            save(conn, stream, watermark=minute(10))
+            record(conn, window(0, 10), stream=stream)
+        record(conn, window(10, 70))
+        record(conn, window(20, 30), stream="scores")
+        found = {name: (one.live_edge, one.gaps) for name, one in progress(conn, "p").items()}
+    assert found == {"traces": (minute(70), []), "scores": (minute(30), [window(10, 20)])}
 
 
 windows = st.lists(

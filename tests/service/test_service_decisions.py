@@ -12,14 +12,14 @@ from etl.errors import AuthError, DatabaseError, RetriableApiError
 from etl.intervals import Window
 from etl.load import migrate
 from etl.load.engine import open_engine, writing
-from etl.load.status import Run
+from etl.load.status import Run, StreamProgress
 from etl.pipeline.report import RunReport
 from etl.service import board as board_module
 from etl.service.backoff import Trouble, after_run, wait_after
 from etl.service.board import Board, ProjectState
 from etl.service.health import Readiness, readiness
 from etl.service.lease import write_lease
-from etl.service.snapshot import ProjectSnapshot, Snapshot, StreamSnapshot
+from etl.service.snapshot import ProjectSnapshot, Snapshot
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -75,7 +75,7 @@ def test_what_will_not_pass_by_waiting_needs_a_person(error: Exception, times: i
 def snapshot(lag: timedelta, *, complete: bool = True, ended: bool = True) -> Snapshot:
     edge = NOW - lag
     whole = Window(edge - timedelta(days=1), edge)
-    stream = StreamSnapshot("traces", whole.start, edge if complete else None, [whole], [])
+    stream = StreamProgress("traces", whole.start, edge if complete else None, [whole], [], [])
     runs = [Run(1, "service", "ok", NOW, NOW if ended else None, 0, 0, 0, None)]
     return Snapshot([ProjectSnapshot("shop", "p", "traces", None, [stream], runs, None)])
 

@@ -10,12 +10,12 @@ from instances import Instance, Setup
 from playwright.sync_api import Browser, Page
 
 from etl.intervals import Window
-from etl.load.status import Range, Run
+from etl.load.status import Range, Run, StreamProgress
 from etl.service.backoff import Trouble
 from etl.service.board import ProjectState, Role
 from etl.service.health import readiness
 from etl.service.page import POLICY, render
-from etl.service.snapshot import ProjectSnapshot, Snapshot, StreamSnapshot
+from etl.service.snapshot import ProjectSnapshot, Snapshot
 from etl.service.web import Response, listening
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -29,13 +29,13 @@ def ago(**length: float) -> datetime:
 
 def stream(
     name: str, *unproven: Range, gaps: int = 0, complete: bool = True, edge: datetime | None = None
-) -> StreamSnapshot:
+) -> StreamProgress:
     edge = edge or ago(minutes=2)
     origin, day = ago(days=90), timedelta(days=1)
     cuts = [Window(origin + 9 * (n + 1) * day, origin + 9 * (n + 1) * day + timedelta(minutes=20)) for n in range(gaps)]
     starts, ends = [origin, *(cut.end for cut in cuts)], [*(cut.start for cut in cuts), edge]
     covered = [Window(start, end) for start, end in zip(starts, ends, strict=True)]
-    return StreamSnapshot(name, origin, edge, covered, unproven)
+    return StreamProgress(name, origin, edge, covered, unproven, cuts)
 
 
 def run(number: int, status: str = "ok", error: str | None = None) -> Run:
