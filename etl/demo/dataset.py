@@ -133,12 +133,13 @@ class Dataset:
             self.version += 1
 
     def merge(self) -> None:
-        """Forget that rows were sent twice, as the server's database does at a time of its own."""
+        """Forget that rows were sent twice, as the server's database does at a time of its own: the newest stays."""
         with self.lock:
             for table in (self.trace_table, self.observation_table, self.score_table):
                 for entry in table:
                     entry.sends = 1
-            _remove_all(self.event_table, [e for e in self.event_table if _EVENT_COPY in _parts(e.key)])
+            for key in {_written_to(entry) for entry in self.event_table if _written_to(entry) != entry.key}:
+                self._merge_event(key, [entry for entry in self.event_table if _written_to(entry) == key])
             self.version += 1
 
     def empty_v4(self) -> None:
@@ -236,6 +237,17 @@ class Dataset:
         self._unfilled.discard(key)
         self.event_table.put(Entry(key, event_id, entry.time_ms, entry.row), key[0])
 
+    def _merge_event(self, key: Hashable, written: list[Entry]) -> None:
+        kept = newest(written)
+        if kept is None:
+            return
+        group, given = self.event_table.group_of(kept), kept.key in self._given_events
+        _remove_all(self.event_table, written)
+        self._given_events.difference_update(entry.key for entry in written)
+        if given:
+            self._given_events.add(key)
+        self.event_table.put(Entry(key, kept.id, kept.time_ms, kept.row), group)
+
     def _drop_derived(self, replaced: Entry | None, event_id: str) -> None:
         """The replacing row may have another start, and so another key."""
         event = None if replaced is None else self.event_table.get(_derived_key(replaced.row, event_id))
@@ -262,8 +274,9 @@ def _derived_key(row: Row, event_id: str) -> tuple[str, ...]:
     return _event_key(row["id"], event_id, row["timestamp"])
 
 
-def _parts(key: Hashable) -> tuple[Any, ...]:
-    return key[3:] if isinstance(key, tuple) else ()
+def _written_to(event: Entry) -> Hashable:
+    """The key of an event without what tells copies apart."""
+    return event.key[:3] if isinstance(event.key, tuple) else event.key
 
 
 def _remove_all(table: Table, entries: Iterable[Entry]) -> None:

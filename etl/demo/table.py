@@ -82,6 +82,9 @@ class Table:
         """In the order of insertion."""
         return list(self._by_group.get(value, ()))
 
+    def group_of(self, entry: Entry) -> Hashable:
+        return self._group_of[entry.key]
+
     def window(self, from_ms: int | None, to_ms: int | None) -> list[Entry]:
         """Entries with `from_ms` <= time < `to_ms`, oldest first; None leaves that side open."""
         entries = self._in_order()

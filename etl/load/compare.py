@@ -94,6 +94,7 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
         same = read_from == row["read_from"] and all(is_same(table, n, row[n], known[n]) for n in names)
         if light and contents_missing(exact):
             same = False
-        if not same and outranks(table, row, read_from, version(table, known)):
+        brings = contents_missing(exact) and (light or not contents_missing(row["exact"]))
+        if not same and outranks(table, row, read_from, version(table, known), brings_contents=brings):
             changed.add(key)
     return Differences({key[1:] for key in missing}, {key[1:] for key in changed})

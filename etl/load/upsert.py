@@ -52,10 +52,11 @@ def upsert(
     """Writes what is new or newer; the same rows again write nothing.
 
     A row replaces a stored one if its `updated_at` is newer or equal; if another API (or the copy of a trace among
-    observations) gave the stored one, only if it is newer. Of rows with equal `updated_at` the one with the later time
-    wins, so that the order of reading does not matter. A row that was derived gives way to every answer of an API, and
-    to the next derivation. Columns that are not in a row keep their value, with their part of `exact`; a row without
-    contents that shows nothing new writes nothing. Any sighting takes a deletion mark away.
+    observations) gave the stored one, only if it is newer, or if it has the contents that the other API could not send.
+    Of rows with equal `updated_at` the one with the later time wins, so that the order of reading does not matter. A
+    row that was derived gives way to every answer of an API, and to the next derivation. Columns that are not in a row
+    keep their value, with their part of `exact`; a row without contents that shows nothing new writes nothing. Any
+    sighting takes a deletion mark away.
 
     Args:
         table_name: `traces`, `observations`, `scores` or `sessions`.
@@ -124,12 +125,18 @@ def version(table: Table, row: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(row.get(name) or "" for name in _VERSION_COLUMNS[table.name])
 
 
-def outranks(table: Table, row: Row, read_from: str, stored_version: tuple[str, ...]) -> bool:
-    """Whether a reading may stand in place of a stored one that was `read_from` there and has this `version`."""
+def outranks(table: Table, row: Row, read_from: str, stored_version: tuple[str, ...], *, brings_contents: bool) -> bool:
+    """Whether a reading may stand in place of a stored one that was `read_from` there and has this `version`.
+
+    Args:
+        brings_contents: The server could not send the contents of the stored one, and this one has them, or may.
+    """
     if table.name in _DERIVABLE and read_from == "observations":
         return True
     new = version(table, row)
-    return new >= stored_version if row["read_from"] == read_from else new[:1] > stored_version[:1]
+    if row["read_from"] == read_from:
+        return new >= stored_version
+    return brings_contents or new[:1] > stored_version[:1]
 
 
 def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
@@ -137,7 +144,9 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
     if same_reader and row["content_hash"] == stored.content_hash:
         return False
     # What was deleted comes back as it is now, even as an older version (the same trace id on another date).
-    return outranks(table, row, stored.read_from, stored.version) or (same_reader and stored.deleted)
+    brings = contents_missing(stored.exact) and not contents_missing(row["exact"])
+    better = outranks(table, row, stored.read_from, stored.version, brings_contents=brings)
+    return better or (same_reader and stored.deleted)
 
 
 def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:

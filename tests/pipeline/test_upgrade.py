@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from json_values import exact
 from sqlalchemy import Engine
-from syncing import Row, project, rows, sync
+from syncing import Row, project, rows, sync, whole_tables
 
 from etl.config import Config
-from etl.demo import Dataset, MockLangfuse, generate
+from etl.demo import Dataset, Faults, MockLangfuse, generate
 from etl.export import Options, Selection, export_sessions
 from etl.load.engine import reading
 from etl.load.ledger import stream_states
@@ -181,6 +182,26 @@ def test_what_the_newer_api_never_shows_is_kept(engine: Engine, data: Dataset) -
         assert deleted(engine) == set()
         assert changed_since(engine, before) == set()
         assert differences(engine, server, now) == (0, 0, 0, 0)
+
+
+def test_contents_that_the_older_api_could_not_send_come_from_the_newer_one(database: Engine, data: Dataset) -> None:
+    """Although its reading has no newer `updatedAt`."""
+    given = data.traces()[-20]
+    with MockLangfuse(data, api="v3", faults=Faults(poison=[given["id"]])) as server:
+        assert sync(database, server, now=NOW).status == "failed", "a window is partial"
+        assert keyed(database, "traces")[None, given["id"]]["input"] is None
+        server.faults.poison = set()
+        server.api = "v4"
+        assert sync(database, server, now=NOW + 5 * M).status == "ok"
+        found = keyed(database, "traces")[None, given["id"]]
+        assert (found["read_from"], found["updated_at"]) == ("trace_copy", given["updatedAt"])
+        for name in ("input", "output", "metadata"):
+            assert exact(loads(found[name])) == exact(given[name])
+        others = {row["read_from"] for row in rows(database, "traces") if row["id"] != given["id"]}
+        assert others == {"traces"}, "what was read whole is not replaced"
+        before = whole_tables(database)
+        assert sync(database, server, now=NOW + 10 * M).status == "ok"
+        assert whole_tables(database) == before
 
 
 def test_passes_come_last_and_in_slices(database: Engine, data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,10 @@ _TEXT = ("string", "stringOptions")
 
 
 def list_events(ctx: Context) -> Answer:
-    """Start time, then xxHash32 of the trace id, then id, all descending: a total order."""
+    """Start time, then xxHash32 of the trace id, then id, all descending: total but for rows that were written twice.
+
+    The next page begins below the key of the last row, so of rows with that key some may be in no page.
+    """
     read = Reader(ctx.params)
     limit = read.limit(1000, least=0)
     cursor = read.text("cursor")
@@ -91,7 +94,7 @@ def list_events(ctx: Context) -> Answer:
 
     entries = ctx.select("events", ("limit", "cursor", "fields", "expandMetadata"), select)
     start = 0 if after is None else cursors.first_below(entries, _order, after)
-    shown = entries[start : start + limit]
+    shown = ctx.tied(entries, _order)[start : start + limit]
     ctx.guard(
         len(entries), [str(e.row["id"]) for e in shown], heavy=not groups <= {"core", "basic", "time"}, legacy=False
     )
