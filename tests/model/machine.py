@@ -343,7 +343,7 @@ class Machine:
     # What holds after every run
 
     def check(self, last_run: int, report: RunReport | None, upgraded: bool) -> None:
-        """`upgraded`: the server was, since it was last read; the run that meets it so ends, and another one goes on."""
+        """`upgraded`: the server was, since it was read; the run that meets it so ends, and another one goes on."""
         runs = [row for row in rows(self.engine, "sync_runs") if row["id"] > last_run]
         ledger = rows(self.engine, "sync_windows")
         new = [row for row in ledger if row["run_id"] > last_run]

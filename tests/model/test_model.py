@@ -202,7 +202,7 @@ def converge(machine: Machine) -> None:
     machine.world.data.merge()
     if machine.switched:
         machine.finish_switch()
-    # The newer API misses a trace of the older one only once the last of its observations is marked, and then looks twice.
+    # A trace of the older API is missed once the last of its observations is marked, and then looked for again.
     looks = 2 if machine.switched else 1
     for wait in (LARGEST_TIER / 2, *([timedelta(minutes=70)] * looks)):
         machine.world.now += wait
