@@ -7,9 +7,11 @@ the API's name in snake_case; where two generations call the same thing by two n
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cached_property
+from functools import cached_property, lru_cache
+from types import NoneType
 from typing import NamedTuple
 
 
@@ -22,6 +24,19 @@ class Kind(Enum):
     INTEGER = "integer"  # 64 bits
     FLAG = "flag"
     JSON = "json"
+
+
+# How many combinations of types, or of field names, are remembered for each shape.
+_COMBINATIONS = 4_096
+# Values of these types are what columns of a kind hold; of text only where it is free of NUL and lone surrogates.
+_HELD_AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
+    Kind.TEXT: frozenset({str, NoneType}),
+    Kind.INSTANT: frozenset({NoneType}),
+    Kind.NUMBER: frozenset({float, NoneType}),
+    Kind.INTEGER: frozenset({NoneType}),
+    Kind.FLAG: frozenset({bool, NoneType}),
+    Kind.JSON: frozenset({NoneType}),
+}
 
 
 class Field(NamedTuple):
@@ -62,9 +77,28 @@ class Shape:
         return {kind: (tuple(f.api for f in some), tuple(f.column for f in some)) for kind, some in of.items()}
 
     @cached_property
-    def required(self) -> frozenset[str]:
-        """Fields whose absence is worth a note."""
-        return frozenset(self.names) - self.optional
+    def to_be_held(self) -> Callable[[tuple[type, ...]], tuple[Field, ...]]:
+        """Of the types of all values, in the order of `fields`: the fields whose value may not fit its column as it is.
+
+        Few combinations occur, so each is worked out once.
+        """
+
+        @lru_cache(maxsize=_COMBINATIONS)
+        def by_types(types: tuple[type, ...]) -> tuple[Field, ...]:
+            return tuple(f for f, one in zip(self.fields, types, strict=True) if one not in _HELD_AS_THEY_ARE[f.kind])
+
+        return by_types
+
+    @cached_property
+    def absent_and_unknown(self) -> Callable[[tuple[str, ...]], tuple[tuple[str, ...], tuple[str, ...]]]:
+        """Of the names of an object's fields: the required ones it lacks, and those that are not known here."""
+        required = frozenset(self.names) - self.optional
+
+        @lru_cache(maxsize=_COMBINATIONS)
+        def of_names(names: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+            return tuple(required.difference(names)), tuple(name for name in names if name not in self.known)
+
+        return of_names
 
     @cached_property
     def known(self) -> frozenset[str]:

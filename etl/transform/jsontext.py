@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
 
@@ -21,6 +22,12 @@ _LONG = rb"\s*(-?\d(?:[\d.]{16,}(?:[eE][-+]?\d+)?|[\d.]*[eE][-+]?\d+))"
 # One pattern for each byte before it: a search for a single byte is many times faster than one for any of three.
 _LONG_NUMBERS = [re.compile(before + _LONG) for before in (b":", b",", rb"\[")]
 _LONG_NUMBER_ALONE = re.compile(_LONG)
+# Most texts have none, which shows in a copy of the text where digits and points are zeros, what stands around a number
+# is a comma, and signs and white space are gone: up to 15 digits with an exponent up to 99 are exact in a double.
+_OUTLINE = bytes.maketrans(b"123456789.:[]}E", b"0000000000,,,,e")
+_NO_OUTLINE = b"+- \t\r\n"
+_SIXTEEN_DIGITS = b"0" * 16
+_LARGE_EXPONENT = re.compile(rb"0e000+(?:,|\Z)")
 _INT64_DIGITS = 18
 # Python reads no integer of more digits (`sys.set_int_max_str_digits`); Postgres gives 1e9000 back with all its zeros.
 _INT_DIGITS = 4_000
@@ -49,10 +56,7 @@ def parse(body: bytes) -> Parsed:
         JsonTextError: `body` is no JSON (`NaN` and `Infinity` are none), nested deeper than 1,024 levels, or holds a
             number with an exponent of 19 digits.
     """
-    # Nearly all texts have no long number, so this is a search for them first and a look at each of them second.
-    alone = _LONG_NUMBER_ALONE.match(body)
-    others = [token for pattern in _LONG_NUMBERS for token in pattern.findall(body)]
-    if (alone is None or _fits_machine_number(alone[1])) and (not others or all(map(_fits_machine_number, others))):
+    if not _may_have_long_number(body) or all(map(_fits_machine_number, _long_numbers(body))):
         try:
             return Parsed(orjson.loads(body), plain=_NUL_ESCAPE not in body)
         except orjson.JSONDecodeError:
@@ -135,6 +139,20 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNHOLDABLE = re.compile("[\x00\ud800-\udfff]")
 # Postgres 18 manual, 8.1.2: numeric holds 131,072 digits before and 16,383 after the point.
 _JSONB_DIGITS = 16_000
+
+
+def _may_have_long_number(body: bytes) -> bool:
+    outline = body.translate(_OUTLINE, _NO_OUTLINE)
+    if b"," + _SIXTEEN_DIGITS in outline or outline.startswith(_SIXTEEN_DIGITS):
+        return True
+    return _LARGE_EXPONENT.search(outline) is not None
+
+
+def _long_numbers(body: bytes) -> Iterator[bytes]:
+    if alone := _LONG_NUMBER_ALONE.match(body):
+        yield alone[1]
+    for pattern in _LONG_NUMBERS:
+        yield from pattern.findall(body)
 
 
 def _fits_machine_number(token: bytes) -> bool:

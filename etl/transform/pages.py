@@ -97,19 +97,23 @@ def identified(kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool
     """What is needed to see which objects are stored as they are."""
     shape = _chosen(SHAPES[kind], contents)
     read_from = "observations" if kind in OBSERVATIONS_V2 or kind is Kind.SCORE_V3 else "traces"
-    found: list[Identified] = []
-    for item in items:
-        if kind in _WITH_IDS:
-            item = {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}}
-        hashed = content_hash(item, shape)
-        if kind in OBSERVATIONS_V2 and observations_v2.is_trace_copy(item):
-            found.append(Identified("traces", (item["traceId"],), "trace_copy", hashed, item))
-        elif shape.table == "observations":
-            key = (item.get("traceId") or "", item.get("id"))
-            found.append(Identified("observations", key, read_from, hashed, item))
-        else:
-            found.append(Identified(shape.table, (item.get("id"),), read_from, hashed, item))
-    return found
+    if kind in _WITH_IDS:
+        items = [
+            {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}} for item in items
+        ]
+    hashes = [content_hash(item, shape) for item in items]
+    if shape.table != "observations":
+        return [
+            Identified(shape.table, (item.get("id"),), read_from, hashed, item)
+            for item, hashed in zip(items, hashes, strict=True)
+        ]
+    has_copies = kind in OBSERVATIONS_V2
+    return [
+        Identified("traces", (item["traceId"],), "trace_copy", hashed, item)
+        if has_copies and observations_v2.is_trace_copy(item)
+        else Identified("observations", (item.get("traceId") or "", item.get("id")), read_from, hashed, item)
+        for item, hashed in zip(items, hashes, strict=True)
+    ]
 
 
 def rows_of_objects(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
-from types import MappingProxyType, NoneType
+from types import MappingProxyType
 from typing import Any
 
 from etl.errors import EtlError
@@ -26,19 +26,12 @@ _ABSENT = object()
 _UNHELD = object()
 _INT64 = 2**63
 _EXACT_IN_DOUBLE = 2**53
-_TEXT, _JSON = Kind.TEXT, Kind.JSON
-# Types that a column of a kind takes without a change; of text only where it is plain.
-_AS_IT_IS: Mapping[Kind, frozenset[type]] = {
-    Kind.TEXT: frozenset({str, NoneType}),
-    Kind.NUMBER: frozenset({float, NoneType}),
-    Kind.INSTANT: frozenset({NoneType}),
-    Kind.FLAG: frozenset({bool, NoneType}),
-}
-_NOTHING: frozenset[type] = frozenset()
 # Nearly all instants; the few of the last days of a month are looked at more closely.
-_SURELY_CANONICAL = re.compile(
+_is_surely_canonical = re.compile(
     r"[12][0-9]{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|1[0-9]|2[0-8])T(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\.[0-9]{3}Z"
-)
+).fullmatch
+# Members of an Enum are looked up slowly, and these are compared for every value.
+_TEXT, _INSTANT, _NUMBER, _INTEGER, _FLAG, _JSON = Kind
 # To be raised when the same object becomes another row than before, so that stored rows are written anew.
 _HASH_KEY = b"1"
 
@@ -70,28 +63,25 @@ def from_api(
     Raises:
         RowError: A key is missing or no text.
     """
-    row: Row = dict(zip(shape.columns, map(item.get, shape.names), strict=True))
+    values = list(map(item.get, shape.names))
+    row: Row = dict(zip(shape.columns, values, strict=True))
     unheld = {name: _as_base64(value) for name, value in verbatim.items()}
-    for kind, (names, columns) in shape.by_kind.items():
-        # A look at all values at once: nearly always they are what their columns hold.
-        if (plain or kind is not _TEXT) and _AS_IT_IS.get(kind, _NOTHING).issuperset(map(type, map(item.get, names))):
+    for name, column, kind in shape.to_be_held(tuple(map(type, values))) if plain else shape.fields:
+        value = row[column]
+        if value is None:
             continue
-        for name, column in zip(names, columns, strict=True):
-            value = row[column]
-            if value is None:
-                continue
-            held = dumps(value) if plain and kind is _JSON else _hold(value, kind, plain)
-            if held is _UNHELD:
-                held = _nearest(value, kind)
-                unheld[name] = _as_base64(value)
-            row[column] = held
+        held = _hold(value, kind, plain)
+        if held is _UNHELD:
+            held = _nearest(value, kind)
+            unheld[name] = _as_base64(value)
+        row[column] = held
     for name in shape.optional:
         if item.get(name, _ABSENT) is None:  # where null is not the same as nothing
             unheld.setdefault(name, _as_base64(None))
-    absent = [name for name in shape.required if name not in item] if not shape.required <= item.keys() else []
+    absent, others = shape.absent_and_unknown(tuple(item))
     row["extra"] = None
-    if not shape.known >= item.keys():
-        unknown = {name: value for name, value in item.items() if name not in shape.known}
+    if others:
+        unknown = {name: item[name] for name in others}
         extra = unknown if plain else holdable(unknown)
         if extra is not unknown:
             unheld[""] = _as_base64(unknown)
@@ -199,20 +189,20 @@ def canonical_instant(text: str) -> str | None:
 
 def _hold(value: Any, kind: Kind, plain: bool) -> Any:
     """What the column holds for `value`, or `_UNHELD` if that would not be all of it."""
-    if kind is Kind.TEXT:
-        if type(value) is str and (plain or holdable(value) is value):
-            return value
-    elif kind is Kind.JSON:
+    if kind is _JSON:
         if plain or holdable(value) is value:
             return dumps(value)
-    elif kind is Kind.INSTANT:
-        if type(value) is str and (_SURELY_CANONICAL.fullmatch(value) or canonical_instant(value) == value):
+    elif kind is _INSTANT:
+        if type(value) is str and (_is_surely_canonical(value) or canonical_instant(value) == value):
             return value
-    elif kind is Kind.NUMBER:
-        if type(value) is float or (type(value) is int and abs(value) <= _EXACT_IN_DOUBLE):
-            return float(value)
-    elif kind is Kind.INTEGER:
+    elif kind is _INTEGER:
         if type(value) is int and -_INT64 <= value < _INT64:
+            return value
+    elif kind is _NUMBER:
+        if type(value) is float or (type(value) is int and -_EXACT_IN_DOUBLE <= value <= _EXACT_IN_DOUBLE):
+            return float(value)
+    elif kind is _TEXT:
+        if type(value) is str and (plain or holdable(value) is value):
             return value
     elif type(value) is bool:
         return value
@@ -221,20 +211,20 @@ def _hold(value: Any, kind: Kind, plain: bool) -> Any:
 
 def _nearest(value: Any, kind: Kind) -> Any:
     """The closest thing the column can hold, for people who read it with SQL; None if nothing is close."""
-    if kind is Kind.JSON:
+    if kind is _JSON:
         return dumps(holdable(value))
-    if kind is Kind.TEXT:
+    if kind is _TEXT:
         return holdable(value) if isinstance(value, str) else dumps(holdable(value))
-    if kind is Kind.INSTANT and isinstance(value, str):
+    if kind is _INSTANT and isinstance(value, str):
         return canonical_instant(value)
-    if kind in (Kind.NUMBER, Kind.INTEGER) and isinstance(value, int | float | Decimal) and type(value) is not bool:
+    if kind in (_NUMBER, _INTEGER) and isinstance(value, int | float | Decimal) and type(value) is not bool:
         try:
             number = float(value)
         except OverflowError:
             return None
         if abs(number) == float("inf"):
             return None
-        return number if kind is Kind.NUMBER else (int(number) if abs(number) < _EXACT_IN_DOUBLE else None)
+        return number if kind is _NUMBER else (int(number) if abs(number) < _EXACT_IN_DOUBLE else None)
     return None
 
 
