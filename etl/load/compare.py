@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection
 
 from etl.intervals import Window
-from etl.load.keys import Key, rows_by_key
+from etl.load.keys import Key, not_stored_as, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS
 from etl.load.upsert import is_same, newest_by_key, outranks, version
 from etl.transform.pages import Identified, contents_missing
@@ -38,16 +38,10 @@ def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Iden
                 twice.add((one.table, one.key))
     found: dict[str, dict[Key, str]] = {}
     for table_name, wanted in by_table.items():
-        columns = ["content_hash", "read_from", "deleted_at", TIME_COLUMNS[table_name].name]
-        keys = [(project_id, *key) for key in wanted]
-        same = found.setdefault(table_name, {})
-        for (_, *parts), (content_hash, read_from, deleted_at, at) in rows_by_key(
-            conn, ROW_TABLES[table_name], keys, columns
-        ):
-            one = wanted[tuple(parts)]
-            as_it_is = deleted_at is None and (content_hash, read_from) == (one.content_hash, one.read_from)
-            if as_it_is and at is not None and (table_name, one.key) not in twice:
-                same[one.key] = at
+        once = [one for one in wanted.values() if one.at is not None and (table_name, one.key) not in twice]
+        readings = [(project_id, *one.key, one.content_hash, one.read_from) for one in once]
+        others = not_stored_as(conn, ROW_TABLES[table_name], readings)
+        found[table_name] = {one.key: one.at for n, one in enumerate(once) if one.at and n not in others}
     return found
 
 

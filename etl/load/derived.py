@@ -38,7 +38,7 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
         if not stored:
             continue
         spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
-        wanted = {"project_id": project_id, **ids_listed(conn, sorted(stored))}
+        wanted = {"project_id": project_id, **ids_listed(sorted(stored))}
         for trace_id, start, end in conn.execute(spans_query, wanted):
             spans[trace_id].append(Span(_moment(start), _moment(end), None))
         for trace_id, cost_usd in conn.execute(costs_query, wanted):

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Select, Table, Text, and_, any_, bindparam, func, select
-from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    FromClause,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    func,
+    or_,
+    select,
+)
 
 from etl.load.tables import ROW_TABLES
 from etl.transform.jsontext import dumps
@@ -33,44 +46,76 @@ def rows_by_key(
     parts = len(table.primary_key)
     ordered = list(keys)
     for start in range(0, len(ordered), _KEYS_PER_SELECT):
-        for row in conn.execute(statement, _keys_listed(conn, ordered[start : start + _KEYS_PER_SELECT])).all():
+        for row in conn.execute(statement, {"listed": dumps(ordered[start : start + _KEYS_PER_SELECT])}).all():
             yield tuple(row[:parts]), row[parts:]
+
+
+def not_stored_as(conn: Connection, table: Table, readings: Sequence[tuple[str, ...]]) -> set[int]:
+    """The places in `readings` of those that are not stored just so: missing, marked as deleted, or another version.
+
+    Args:
+        readings: Each the whole primary key, the content hash, and the API that it was read from.
+    """
+    if not readings:
+        return set()
+    # What agrees is not fetched: each row fetched from SQLite would have to wait for the other threads.
+    statement = _not_stored_as(conn.dialect.name, table.name)
+    return {place for (place,) in conn.execute(statement, {"listed": dumps(readings)}).all()}
 
 
 def is_listed(dialect: str, column: ColumnElement[str]) -> ColumnElement[bool]:
     """Whether `column` is one of the ids that `ids_listed` gives to the statement."""
     if dialect == "postgresql":
-        return column == any_(bindparam("ids", type_=ARRAY(Text)))
-    return column.in_(select(func.json_each(bindparam("ids", type_=Text)).table_valued("value").c.value))
+        return column.in_(select(func.json_array_elements_text(_listed_json()).table_valued("value").c.value))
+    return column.in_(select(func.json_each(bindparam("listed", type_=Text)).table_valued("value").c.value))
 
 
-def ids_listed(conn: Connection, ids: Sequence[str]) -> Mapping[str, Any]:
+def ids_listed(ids: Sequence[str]) -> Mapping[str, Any]:
     """The parameter of a statement with `is_listed`."""
-    return {"ids": list(ids) if conn.dialect.name == "postgresql" else dumps(ids)}
+    return {"listed": dumps(ids)}
 
 
-def _listed(dialect: str, parts: int) -> tuple[FromClause, list[ColumnElement[str]]]:
-    """Keys as a table to join with, and its columns; `_keys_listed` says which keys."""
+class _Listing(NamedTuple):
+    """Tuples of text, given to a statement as one text of JSON: a table to join with, their places and their parts."""
+
+    table: FromClause
+    place: ColumnElement[int]
+    parts: list[ColumnElement[str]]
+
+
+def _listing(dialect: str, parts: int) -> _Listing:
     if dialect == "postgresql":
-        arrays = [bindparam(f"part_{n}", type_=ARRAY(Text)) for n in range(parts)]
-        names = [f"part_{n}" for n in range(parts)]
-        wanted = func.unnest(*arrays).table_valued(*names, name="wanted").render_derived()
-        return wanted, [wanted.c[name] for name in names]
-    listing = func.json_each(bindparam("keys", type_=Text)).table_valued("value", name="wanted")
-    return listing, [func.json_extract(listing.c.value, f"$[{n}]") for n in range(parts)]
+        elements = func.json_array_elements(_listed_json())
+        table = elements.table_valued("value", with_ordinality="nth", name="listing").render_derived()
+        return _Listing(table, table.c.nth - 1, [table.c.value.op("->>")(n) for n in range(parts)])
+    each = func.json_each(bindparam("listed", type_=Text)).table_valued("key", "value", name="listing")
+    return _Listing(each, each.c.key, [func.json_extract(each.c.value, f"$[{n}]") for n in range(parts)])
 
 
-def _keys_listed(conn: Connection, keys: Sequence[Key]) -> Mapping[str, Any]:
-    """The parameters of a statement with `_listed` for these keys, at least one."""
-    if conn.dialect.name == "postgresql":
-        return {f"part_{n}": list(values) for n, values in enumerate(zip(*keys, strict=True))}
-    return {"keys": dumps(keys)}
+def _listed_json() -> ColumnElement[Any]:
+    # A list of texts would be put together in Python, value by value.
+    return cast(bindparam("listed", type_=Text), JSON)
 
 
 @cache
 def _rows_by_key(dialect: str, table_name: str, columns: tuple[str, ...]) -> Select[Any]:
     table = ROW_TABLES[table_name]
-    parts = list(table.primary_key)
-    wanted, values = _listed(dialect, len(parts))
-    matches = and_(*(part == value for part, value in zip(parts, values, strict=True)))
-    return select(*parts, *(table.c[name] for name in columns)).select_from(wanted.join(table, matches))
+    key = list(table.primary_key)
+    wanted = _listing(dialect, len(key))
+    matches = and_(*(part == value for part, value in zip(key, wanted.parts, strict=True)))
+    return select(*key, *(table.c[name] for name in columns)).select_from(wanted.table.join(table, matches))
+
+
+@cache
+def _not_stored_as(dialect: str, table_name: str) -> Select[Any]:
+    table = ROW_TABLES[table_name]
+    key = list(table.primary_key)
+    read = _listing(dialect, len(key) + 2)
+    *values, content_hash, read_from = read.parts
+    matches = and_(*(part == value for part, value in zip(key, values, strict=True)))
+    differs = or_(
+        table.c.content_hash.is_distinct_from(content_hash),
+        table.c.read_from.is_distinct_from(read_from),
+        table.c.deleted_at.is_not(None),
+    )
+    return select(read.place).select_from(read.table.outerjoin(table, matches)).where(differs)

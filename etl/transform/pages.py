@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
 from etl.transform.jsontext import loads
-from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, merged_exact
+from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, held_instant, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -52,6 +52,7 @@ SHAPES = {
     Kind.SCORE_V3: fields.SCORE_V3,
     Kind.SESSION: fields.SESSION,
 }
+_TIMES = {"traces": "timestamp", "observations": "startTime", "scores": "timestamp", "sessions": "createdAt"}
 # Traces among the rows of GET /v2/observations.
 _COPY_SHAPES = {
     Kind.OBSERVATION_V2: fields.TRACE_V2,
@@ -83,11 +84,13 @@ def rows_of(
 class Identified(NamedTuple):
     """An object of a page, before any work is done to make it a row.
 
-    `key` is the primary key without the project; parts that are no text cannot be looked up.
+    `key` is the primary key without the project; parts that are no text cannot be looked up. `at` is the time that its
+    row is stored with.
     """
 
     table: str
     key: tuple[Any, ...]
+    at: str | None
     read_from: str
     content_hash: str
     item: Mapping[str, Any]
@@ -102,18 +105,21 @@ def identified(kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool
             {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}} for item in items
         ]
     hashes = [content_hash(item, shape) for item in items]
+    time = _TIMES[shape.table]
     if shape.table != "observations":
         return [
-            Identified(shape.table, (item.get("id"),), read_from, hashed, item)
+            Identified(shape.table, (item.get("id"),), held_instant(item.get(time)), read_from, hashed, item)
             for item, hashed in zip(items, hashes, strict=True)
         ]
-    has_copies = kind in OBSERVATIONS_V2
-    return [
-        Identified("traces", (item["traceId"],), "trace_copy", hashed, item)
-        if has_copies and observations_v2.is_trace_copy(item)
-        else Identified("observations", (item.get("traceId") or "", item.get("id")), read_from, hashed, item)
-        for item, hashed in zip(items, hashes, strict=True)
-    ]
+    found: list[Identified] = []
+    for item, hashed in zip(items, hashes, strict=True):
+        at = held_instant(item.get(time))
+        if kind in OBSERVATIONS_V2 and observations_v2.is_trace_copy(item):
+            found.append(Identified("traces", (item["traceId"],), at, "trace_copy", hashed, item))
+        else:
+            key = (item.get("traceId") or "", item.get("id"))
+            found.append(Identified("observations", key, at, read_from, hashed, item))
+    return found
 
 
 def rows_of_objects(
@@ -131,7 +137,7 @@ def rows_of_objects(
     shapes = {SHAPES[kind].table: _chosen(SHAPES[kind], contents)}
     if kind in _COPY_SHAPES:
         shapes["traces"] = _chosen(_COPY_SHAPES[kind], contents)
-    for table, _, read_from, hashed, item in objects:
+    for table, _, _, read_from, hashed, item in objects:
         all_plain: bool = plain
         verbatim: Mapping[str, Any] = {}
         if kind is Kind.SCORE_V3:

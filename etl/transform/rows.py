@@ -173,6 +173,13 @@ def merged_exact(new: str | None, old: str | None, columns: Collection[str]) -> 
     )
 
 
+def held_instant(value: Any) -> str | None:
+    """What a column of instants holds for `value`."""
+    if type(value) is not str:
+        return None
+    return value if _is_surely_canonical(value) else canonical_instant(value)
+
+
 def canonical_instant(text: str) -> str | None:
     """`text` as `YYYY-MM-DDTHH:MM:SS.sssZ`, cut to milliseconds as the server does; None if it is no instant."""
     try:
@@ -193,7 +200,7 @@ def _hold(value: Any, kind: Kind, plain: bool) -> Any:
         if plain or holdable(value) is value:
             return dumps(value)
     elif kind is _INSTANT:
-        if type(value) is str and (_is_surely_canonical(value) or canonical_instant(value) == value):
+        if held_instant(value) == value:
             return value
     elif kind is _INTEGER:
         if type(value) is int and -_INT64 <= value < _INT64:
@@ -215,8 +222,8 @@ def _nearest(value: Any, kind: Kind) -> Any:
         return dumps(holdable(value))
     if kind is _TEXT:
         return holdable(value) if isinstance(value, str) else dumps(holdable(value))
-    if kind is _INSTANT and isinstance(value, str):
-        return canonical_instant(value)
+    if kind is _INSTANT:
+        return held_instant(value)
     if kind in (_NUMBER, _INTEGER) and isinstance(value, int | float | Decimal) and type(value) is not bool:
         try:
             number = float(value)
