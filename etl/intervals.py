@@ -24,7 +24,8 @@ class Window(NamedTuple):
 def whole_ms(moment: datetime) -> datetime:
     """`moment` in UTC, cut to the millisecond below."""
     moment = moment.astimezone(UTC)
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    beyond_us = moment.microsecond % 1000
+    return moment.replace(microsecond=moment.microsecond - beyond_us) if beyond_us else moment
 
 
 def merge(windows: Iterable[Window]) -> list[Window]:

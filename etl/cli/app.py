@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import sys
 import threading
 import traceback
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -37,12 +35,11 @@ from etl.errors import EtlError, ShutdownRequested
 from etl.load.migrate import current_revision, head_revision, require_current
 from etl.load.search import switch_search_off, switch_search_on
 from etl.logs import configure_logging, redact
+from etl.runtime import prepare_for_bulk
 from etl.service.check import run_checks
 from etl.service.status import status_report
 from etl.service.sync import choose_projects, sync_projects
 from etl.settings import STREAMS
-
-_M_ARENA_MAX = -8  # of malloc.h
 
 app = typer.Typer(
     name="langfuse-etl",
@@ -62,15 +59,9 @@ app.command()(verify)
 app.command()(report)
 
 
-def _use_one_heap() -> None:
-    """One heap for all threads: the GNU C library gives each its own, and they grow side by side (mallopt(3))."""
-    with suppress(OSError, AttributeError):  # other systems have no such thing
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-
-
 def main() -> None:
     """Entry point: expected failures are one line on stderr and an exit code, never a traceback."""
-    _use_one_heap()
+    prepare_for_bulk()
     try:
         _require_text(sys.argv[1:])
         # Without its standalone mode, click returns the code of a `typer.Exit`.

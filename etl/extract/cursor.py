@@ -13,7 +13,7 @@ from etl.extract.client import Answer
 from etl.extract.readers import Page, Segment
 from etl.extract.walks import SEGMENT_ROWS
 from etl.intervals import MILLISECOND, Window, whole_ms
-from etl.transform.pages import Kind, key_of
+from etl.transform.pages import Kind, keys_of
 
 # Asks for `limit` rows of a window after a cursor, None for the first.
 Fetch = Callable[[Window, int, str | None], Answer]
@@ -163,7 +163,7 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
         if next_cursor is not None and next_cursor == cursor:
             raise UnexpectedAnswerError(f"GET {path}: the cursor does not move", path=path)
         cursor = next_cursor
-        fresh = len({key_of(kind, item) for item in items})
+        fresh = len(set(keys_of(kind, items)))
         closes: list[Segment] = []
         if cursor is None:
             closes = [Segment(Window(window.start, segment_end), "walked", None, read + fresh, asking.requests)]

@@ -23,7 +23,7 @@ from etl.extract.selection import FixedParams, selecting_params, totals_stay_exa
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
 from etl.intervals import MILLISECOND, Window
-from etl.transform.pages import Kind, key_of
+from etl.transform.pages import Kind, keys_of
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class TracesReader:
                     requests += self._ask_for_less(walk, error, endpoint, ask)
                     continue
                 items = answer.value["data"]
-                entries = [_entry(endpoint, item) for item in items]
+                entries = _entries(endpoint, items)
                 try:
                     closed = walk.receive(entries, total_items(answer.value["meta"], endpoint.path))
                 except WalkError as error:
@@ -356,8 +356,9 @@ class TracesReader:
                 continue
             items, total = answer.value["data"], total_items(answer.value["meta"], endpoint.path)
             first_total = first_total or total
-            fresh = [str(item.get("id")) for item in items if str(item.get("id")) not in set(ids)]
-            keys.update(_entry(endpoint, item).key for item in items)
+            known = set(ids)
+            fresh = [id_ for item in items if (id_ := str(item.get("id"))) not in known]
+            keys.update(entry.key for entry in _entries(endpoint, items))
             short, all_here = len(items) < limit, total <= len(items)
             yield Page(endpoint.kind, items, answer.plain)  # whoever takes it may empty it
             if (short and all_here) or not fresh:
@@ -385,7 +386,7 @@ class TracesReader:
                 kind, partial = Kind.TRACE_CORE, True
                 log.warning("trace %s cannot be sent by the server; stored without contents", _ids(answer))
             items = answer.value["data"]
-            keys.update(_entry(endpoint, item).key for item in items)
+            keys.update(entry.key for entry in _entries(endpoint, items))
             empty = not items
             yield Page(kind, items, answer.plain)  # whoever takes it may empty it
             total = total_items(answer.value["meta"], endpoint.path)
@@ -452,8 +453,9 @@ def _ms(moment: datetime) -> int:
     return (moment - EPOCH) // MILLISECOND
 
 
-def _entry(endpoint: ListEndpoint, item: Mapping[str, Any]) -> Entry:
-    return Entry(key_of(endpoint.kind, item), _ms(row_time(item, endpoint.time_field, endpoint.path)))
+def _entries(endpoint: ListEndpoint, items: Sequence[Mapping[str, Any]]) -> list[Entry]:
+    times_ms = (_ms(row_time(item, endpoint.time_field, endpoint.path)) for item in items)
+    return list(map(Entry, keys_of(endpoint.kind, items), times_ms))
 
 
 def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:

@@ -41,6 +41,24 @@ def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
         cursor.execute(sql.SQL("DROP TABLE {}").format(page))
 
 
+def update_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Overwrites `columns` of rows that are stored.
+
+    Args:
+        rows: Each the values of `columns`, then its key.
+    """
+    if rows:
+        conn.exec_driver_sql(_update(conn.dialect.name, schema_of(conn), table.name, columns), list(rows))
+
+
+@cache
+def _update(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
+    place = "?" if dialect == "sqlite" else "%s"
+    values = ", ".join(f'"{name}" = {place}' for name in columns)
+    key = " AND ".join(f"{column.name} = {place}" for column in ROW_TABLES[table_name].primary_key)
+    return f"UPDATE {_qualified(schema, table_name)} SET {values} WHERE {key}"  # noqa: S608 - our names
+
+
 @cache
 def _insert(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
     """With a place for each value on SQLite, from the table of the page on Postgres."""
@@ -48,13 +66,16 @@ def _insert(dialect: str, schema: str | None, table_name: str, columns: tuple[st
     kept = {*key, "first_seen_at"}
     updates = [f'"{name}" = excluded."{name}"' for name in columns if name not in kept]
     listing = ", ".join(f'"{name}"' for name in columns)
-    target = f'"{schema}".{table_name}' if schema else table_name
     places = ", ".join("?" * len(columns))
     source = f"VALUES ({places})" if dialect == "sqlite" else f"SELECT {listing} FROM {_PAGE}"  # noqa: S608 - our names
     return (
-        f"INSERT INTO {target} ({listing}) {source}"
+        f"INSERT INTO {_qualified(schema, table_name)} ({listing}) {source}"
         f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join([*updates, 'deleted_at = NULL'])}"
     )
+
+
+def _qualified(schema: str | None, table_name: str) -> str:
+    return f'"{schema}".{table_name}' if schema else table_name
 
 
 def _list(names: Sequence[str]) -> sql.Composed:

@@ -7,10 +7,12 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, collate, func, select, type_coerce, update
+from sqlalchemy import Connection, Select, bindparam, collate, func, select, type_coerce
 
+from etl.load.bulk import update_values
 from etl.load.keys import Key, ids_listed, is_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
+from etl.load.types import instant_text
 from etl.load.upsert import upsert
 from etl.transform import derive
 from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics, Span, metrics
@@ -27,7 +29,8 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
 
     Traces that are not stored are passed over: they are refreshed in the transaction that stores them.
     """
-    changes: list[dict[str, Any]] = []
+    changes: list[tuple[Any, ...]] = []
+    moment = instant_text(now)
     spans_query, costs_query = _metrics_queries(conn.dialect.name)
     for ids in _chunks(trace_ids):
         keys = [(project_id, trace_id) for trace_id in ids]
@@ -39,23 +42,13 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
             continue
         spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
         wanted = {"project_id": project_id, **ids_listed(sorted(stored))}
-        for trace_id, start, end in conn.execute(spans_query, wanted):
+        for trace_id, start, end in conn.execute(spans_query, wanted).all():
             spans[trace_id].append(Span(_moment(start), _moment(end), None))
-        for trace_id, cost_usd in conn.execute(costs_query, wanted):
+        for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
             spans[trace_id].append(Span(None, None, cost_usd))
         fresh = {trace_id: metrics(parts) for trace_id, parts in spans.items()}
-        changes += [
-            {"trace_id": trace_id, "new_latency": new.latency, "new_total_cost": new.total_cost}
-            for trace_id, new in fresh.items()
-            if new != stored[trace_id]
-        ]
-    if changes:
-        conn.execute(
-            update(traces)
-            .where(traces.c.project_id == project_id, traces.c.id == bindparam("trace_id"))
-            .values(latency=bindparam("new_latency"), total_cost=bindparam("new_total_cost"), changed_at=now),
-            changes,
-        )
+        changes += [(*new, moment, project_id, trace_id) for trace_id, new in fresh.items() if new != stored[trace_id]]
+    update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
     return len(changes)
 
 

@@ -35,7 +35,7 @@ from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import refresh_after_deletion, store_rows
-from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, key_of, rows_of, selected_by_environment
+from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, keys_of, rows_of, selected_by_environment
 from etl.transform.rows import Row, RowError
 
 log = logging.getLogger(__name__)
@@ -339,11 +339,12 @@ class _Run:
         if self._scope.filtered:
             wanted = self._incomplete(page) - work.completed
             work.completed |= wanted
-            own = {(page.kind, key_of(page.kind, item)) for item in page.items}
+            own = {(page.kind, key) for key in keys_of(page.kind, page.items)}
             for part in self._reader.of_traces(sorted(wanted), self._scope.now) if wanted else ():
                 if SHAPES[part.kind].table not in self._scope.kept:
                     continue
-                others = [item for item in part.items if (part.kind, key_of(part.kind, item)) not in own]
+                keys = keys_of(part.kind, part.items)
+                others = [item for item, key in zip(part.items, keys, strict=True) if (part.kind, key) not in own]
                 yield part._replace(items=others, selected=True)
         yield page
 

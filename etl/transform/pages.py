@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, NamedTuple
@@ -194,9 +194,11 @@ def with_contents_known(exact: str | None) -> str | None:
     return exact_text(exact_values({"exact": exact}), absent)
 
 
-def key_of(kind: Kind, item: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What tells this object from others of its kind; parts may be None."""
-    return (item.get("traceId"), item.get("id")) if SHAPES[kind].table == "observations" else (item.get("id"),)
+def keys_of(kind: Kind, items: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+    """What tells each object from others of its kind; parts may be None."""
+    if SHAPES[kind].table == "observations":
+        return [(item.get("traceId"), item.get("id")) for item in items]
+    return [(item.get("id"),) for item in items]
 
 
 def trace_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:

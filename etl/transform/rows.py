@@ -70,7 +70,7 @@ def from_api(
         value = row[column]
         if value is None:
             continue
-        held = _hold(value, kind, plain)
+        held = dumps(value) if plain and kind is _JSON else _hold(value, kind, plain)
         if held is _UNHELD:
             held = _nearest(value, kind)
             unheld[name] = _as_base64(value)

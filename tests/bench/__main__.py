@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from etl.runtime import prepare_for_bulk
 from tests.bench import exports, floor
 from tests.bench.measure import (
     Database,
@@ -54,6 +55,7 @@ RATIOS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures and prints; 1 if rows are missing or an unchanged row was written, never because of slowness."""
     given = _parser().parse_args(arguments)
+    prepare_for_bulk()  # as the command does
     kinds = list(DATABASES) if given.database == "both" else [given.database]
     report: dict[str, Any] = {
         "traces": given.traces,
