@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 
 from etl.intervals import Window
 from etl.load.keys import Key, not_stored_as, rows_by_key
@@ -64,7 +64,8 @@ def differing_stretch(conn: Connection, tables: Mapping[str, Sequence[Row]]) -> 
 
 
 def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Differences:
-    """What of `rows` is missing, or differs in a column that the rows have; a reading that is outranked does not count.
+    """What of `rows` is missing, or differs in a column that the rows have; a reading that is outranked does not count,
+    unless it is all that the server can have.
 
     A row that another generation of the API gave differs if this reading outranks it, else it is better as it is.
     """
@@ -89,6 +90,23 @@ def differences(conn: Connection, table_name: str, rows: Sequence[Row]) -> Diffe
         if light and contents_missing(exact):
             same = False
         brings = contents_missing(exact) and (light or not contents_missing(row["exact"]))
-        if not same and outranks(table, row, read_from, version(table, known), brings_contents=brings):
+        if not same and (
+            outranks(table, row, read_from, version(table, known), brings_contents=brings)
+            or _is_only_version(table, row, read_from, known)
+        ):
             changed.add(key)
     return Differences({key[1:] for key in missing}, {key[1:] for key in changed})
+
+
+def _is_only_version(table: Table, row: Row, read_from: str, stored: Mapping[str, Any]) -> bool:
+    """Whether the server can have no other version in place of the stored one, however new that says it is.
+
+    Its older lists have one row for each id and date, GET /v3/scores one for each id; GET /v2/observations may have
+    several of one observation.
+    """
+    if row["read_from"] != read_from:
+        return False
+    if table.name == "scores" and read_from == "observations":
+        return True
+    time = TIME_COLUMNS[table.name].name
+    return read_from == "traces" and str(row[time])[:10] == str(stored[time])[:10]

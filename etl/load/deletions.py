@@ -156,9 +156,9 @@ def mark_left_without_rows(
 
 
 def mark_sessions_left_without_traces(
-    conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime
+    conn: Connection, project_id: str, session_ids: Collection[str], now: datetime
 ) -> set[str]:
-    """Marks the derived sessions of these traces that have no trace any more; the others, by id, have another set."""
+    """Marks those of these sessions that were derived and have no trace any more; the other derived ones, by id."""
     of_session = exists().where(
         traces.c.project_id == sessions.c.project_id,
         traces.c.session_id == sessions.c.id,
@@ -166,15 +166,22 @@ def mark_sessions_left_without_traces(
     )
     derived = (sessions.c.project_id == project_id, sessions.c.read_from == "observations")
     others: set[str] = set()
-    for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
-        of_traces = select(traces.c.session_id).where(
-            traces.c.project_id == project_id, traces.c.id.in_([key[0] for key in chunk])
+    for chunk in _chunks([(session_id,) for session_id in session_ids]):
+        query = select(sessions.c.id, sessions.c.deleted_at, of_session.label("lives")).where(
+            *derived, sessions.c.id.in_([key[0] for key in chunk])
         )
-        query = select(sessions.c.id, of_session.label("lives")).where(*derived, sessions.c.id.in_(of_traces))
-        found = {row.id: row.lives for row in conn.execute(query)}
-        _mark(conn, sessions, project_id, {(session_id,) for session_id, lives in found.items() if not lives}, now)
-        others |= {session_id for session_id, lives in found.items() if lives}
+        found = list(conn.execute(query))
+        left: set[Key] = {(row.id,) for row in found if not row.lives and row.deleted_at is None}
+        _mark(conn, sessions, project_id, left, now)
+        others |= {row.id for row in found if row.lives}
     return others
+
+
+def derived_without_observations(conn: Connection, project_id: str, window: Window) -> set[str]:
+    """Traces of a window that were derived, by id, though no observation of them is stored."""
+    query = _in_window(traces, project_id, "traces", window, before=None, environments=None)
+    found = conn.execute(query.where(traces.c.read_from == "observations", ~_with_observations()))
+    return set(found.scalars())
 
 
 def stored_keys(

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, collate, func, select, type_coerce
 
 from etl.load.bulk import update_values
+from etl.load.compare import Differences, differences
 from etl.load.keys import Key, ids_listed, is_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.types import instant_text
@@ -29,8 +30,17 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
 
     Traces that are not stored are passed over: they are refreshed in the transaction that stores them.
     """
-    changes: list[tuple[Any, ...]] = []
     moment = instant_text(now)
+    changes = [
+        (*new, moment, project_id, trace_id) for trace_id, new in _other_metrics(conn, project_id, trace_ids).items()
+    ]
+    update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
+    return len(changes)
+
+
+def _other_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, Metrics]:
+    """What follows from the stored observations of these traces, where something else is stored."""
+    found: dict[str, Metrics] = {}
     spans_query, costs_query = _metrics_queries(conn.dialect.name)
     for ids in _chunks(trace_ids):
         keys = [(project_id, trace_id) for trace_id in ids]
@@ -46,10 +56,9 @@ def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collecti
             spans[trace_id].append(Span(_moment(start), _moment(end), None))
         for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
             spans[trace_id].append(Span(None, None, cost_usd))
-        fresh = {trace_id: metrics(parts) for trace_id, parts in spans.items()}
-        changes += [(*new, moment, project_id, trace_id) for trace_id, new in fresh.items() if new != stored[trace_id]]
-    update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
-    return len(changes)
+        fresh = ((trace_id, metrics(parts)) for trace_id, parts in spans.items())
+        found.update({trace_id: new for trace_id, new in fresh if new != stored[trace_id]})
+    return found
 
 
 @cache
@@ -75,26 +84,95 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
     return spans, costs.where(*alive, columns.calculated_total_cost != 0)
 
 
-def derive_traces(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
-    """Makes these traces of all their stored observations, as far as no traces API and no copy gave them."""
+def derive_traces(
+    conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime, *, distrust: bool = False
+) -> None:
+    """Makes these traces of all their stored observations, as far as no traces API and no copy gave them.
+
+    Args:
+        distrust: Look at the stored columns themselves, not only at their hashes.
+    """
     for ids in _chunks(trace_ids):
-        columns = (traces.c.id, traces.c.read_from, traces.c.content_hash, traces.c.deleted_at)
-        query = select(*columns).where(traces.c.project_id == project_id, traces.c.id.in_(ids))
-        stored = {row.id: row for row in conn.execute(query)}
-        wanted = [id_ for id_ in ids if id_ not in stored or stored[id_].read_from == "observations"]
-        changed: list[tuple[Row, Key | None]] = []
-        for trace_id, parts in _parts(conn, project_id, wanted).items():
-            row, known = derive.whole_trace(project_id, trace_id, parts), stored.get(trace_id)
-            if known is None or known.content_hash != row["content_hash"] or known.deleted_at is not None:
-                root = derive.root_of(parts)
-                changed.append((row, None if root is None else (project_id, trace_id, root["id"])))
+        derived = _derivable(conn, project_id, ids)
+        changed = [(row, root) for row, root, stored_so in derived if distrust or not stored_so]
         for rows in _with_contents(conn, changed):
-            upsert(conn, "traces", rows, now)
+            upsert(conn, "traces", rows, now, damaged=differences(conn, "traces", rows).changed if distrust else ())
 
 
-def derive_sessions(conn: Connection, project_id: str, session_ids: Collection[str], now: datetime) -> None:
-    """A row for each of these sessions that no traces API gave, in the environment of its earliest trace."""
-    for ids in _chunks(session_ids):
+def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[str], *, light: bool) -> Differences:
+    """What of these traces is not stored as it follows from the stored observations; see `derive_traces`.
+
+    Args:
+        light: Do not look at contents.
+    """
+    missing, changed = set[Key](), set[Key]()
+    for ids in _chunks(trace_ids):
+        expected = [(row, root) for row, root, _ in _derivable(conn, project_id, ids)]
+        groups = [[_without_contents(row) for row, _ in expected]] if light else _with_contents(conn, expected)
+        for rows in groups:
+            found = differences(conn, "traces", rows)
+            missing |= found.missing
+            changed |= found.changed
+    return Differences(missing, changed)
+
+
+def differing_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[Key]:
+    """The stored traces whose latency or cost is not what follows from the stored observations."""
+    return {(trace_id,) for trace_id in _other_metrics(conn, project_id, trace_ids)}
+
+
+def derive_sessions(
+    conn: Connection,
+    project_id: str,
+    session_ids: Collection[str],
+    now: datetime,
+    *,
+    left: Collection[str] = (),
+    distrust: bool = False,
+) -> None:
+    """A row for each of these sessions that no traces API gave, in the environment of its earliest trace.
+
+    Args:
+        left: Others, which traces may have left; those that are stored and have any are looked at, too.
+        distrust: As in `derive_traces`.
+    """
+    for rows in _derived_sessions(conn, project_id, session_ids, left):
+        upsert(conn, "sessions", rows, now, damaged=differences(conn, "sessions", rows).changed if distrust else ())
+
+
+def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:
+    """What of these sessions is not stored as it follows from the stored traces; see `derive_sessions`."""
+    missing, changed = set[Key](), set[Key]()
+    for rows in _derived_sessions(conn, project_id, session_ids, ()):
+        found = differences(conn, "sessions", rows)
+        missing |= found.missing
+        changed |= found.changed
+    return Differences(missing, changed)
+
+
+def _derivable(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> Iterator[tuple[Row, Key | None, bool]]:
+    """Each of these traces that no traces API and no copy gave, without the contents of its root.
+
+    Yields:
+        The row, the key of its root (None if it has none), and whether it is stored so by its hash.
+    """
+    keys = [(project_id, trace_id) for trace_id in trace_ids]
+    stored = {
+        trace_id: values
+        for (_, trace_id), values in rows_by_key(conn, traces, keys, ["read_from", "content_hash", "deleted_at"])
+    }
+    wanted = [id_ for id_ in trace_ids if id_ not in stored or stored[id_][0] == "observations"]
+    for trace_id, parts in _parts(conn, project_id, wanted).items():
+        row, root = derive.whole_trace(project_id, trace_id, parts), derive.root_of(parts)
+        stored_so = tuple(stored.get(trace_id, ())) == ("observations", row["content_hash"], None)
+        yield row, None if root is None else (project_id, trace_id, root["id"]), stored_so
+
+
+def _derived_sessions(
+    conn: Connection, project_id: str, session_ids: Collection[str], left: Collection[str]
+) -> Iterator[list[Row]]:
+    named = set(session_ids)
+    for ids in _chunks(named.union(left)):
         # Postgres sorts text by the language of the database, SQLite by its bytes.
         by_bytes = collate(traces.c.id, "C") if conn.dialect.name == "postgresql" else traces.c.id
         place = func.row_number().over(partition_by=traces.c.session_id, order_by=(traces.c.timestamp, by_bytes))
@@ -105,12 +183,21 @@ def derive_sessions(conn: Connection, project_id: str, session_ids: Collection[s
         )
         first = select(ranked.c.session_id, ranked.c.environment).where(ranked.c.place == 1)
         environments = {row.session_id: row.environment for row in conn.execute(first)}
-        given = select(sessions.c.id).where(
-            sessions.c.project_id == project_id, sessions.c.id.in_(ids), sessions.c.read_from != "observations"
-        )
-        wanted = sorted(set(ids).difference(conn.execute(given).scalars()))
-        rows = [derive.session(project_id, session_id, environments.get(session_id)) for session_id in wanted]
-        upsert(conn, "sessions", rows, now)
+        keys = [(project_id, session_id) for session_id in ids]
+        stored = {key[1]: values for key, values in rows_by_key(conn, sessions, keys, ["read_from", "deleted_at"])}
+        yield [
+            derive.session(project_id, session_id, environments.get(session_id))
+            for session_id in ids
+            if _is_derivable(session_id in named, session_id in environments, *stored.get(session_id, ()))
+        ]
+
+
+def _is_derivable(named: bool, has_traces: bool, read_from: str | None = None, deleted_at: Any = None) -> bool:
+    """Whether a session, stored with `read_from` or not at all, has to be as its traces say."""
+    if read_from is None:
+        return named
+    # One that all its traces have left stays as it was.
+    return read_from == "observations" and (has_traces or (named and deleted_at is not None))
 
 
 def _parts(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
@@ -144,6 +231,10 @@ def _with_contents(conn: Connection, rows: Sequence[tuple[Row, Key | None]]) -> 
         yield [row if root is None else _with_metadata(row | contents.pop(root)) for row, root in group]
         start += len(group)
         size = min(2 * size, max(1, len(group) * _GROUP_CHARACTERS // max(1, held)))
+
+
+def _without_contents(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in CONTENT_COLUMNS}
 
 
 def _with_metadata(row: Row) -> Row:

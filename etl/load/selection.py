@@ -18,6 +18,19 @@ def stored_trace_ids(conn: Connection, project_id: str, trace_ids: Collection[st
     return {key[1] for key, _ in rows_by_key(conn, traces, [(project_id, trace_id) for trace_id in trace_ids], ())}
 
 
+def session_ids_of(
+    conn: Connection, project_id: str, trace_ids: Collection[str], *, with_deleted: bool = False
+) -> set[str]:
+    """The sessions that the stored ones of these traces belong to, those marked as deleted only if asked for."""
+    keys = [(project_id, trace_id) for trace_id in trace_ids]
+    found = rows_by_key(conn, traces, keys, ["session_id", "deleted_at"])
+    return {
+        session_id
+        for _, (session_id, deleted_at) in found
+        if session_id is not None and (with_deleted or deleted_at is None)
+    }
+
+
 def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
     """The sessions that these traces belong to and that have no row."""
     found: set[str] = set()

@@ -23,10 +23,10 @@ from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, intersect, subtract
 from etl.load import lease, ledger
 from etl.load.compare import differences, differing_stretch
-from etl.load.deletions import note_unknown, settle_absences
+from etl.load.deletions import derived_without_observations, note_unknown, settle_absences
 from etl.load.engine import reading, writing
 from etl.load.keys import Key
-from etl.load.selection import of_stored_traces, stored_trace_ids
+from etl.load.selection import stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline import switch
 from etl.pipeline.batch import Batch, batch_of, together
@@ -34,9 +34,9 @@ from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
-from etl.pipeline.store import refresh_after_deletion, store_rows
+from etl.pipeline.store import of_selected_traces, refresh_after_deletion, store_rows
 from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, keys_of, rows_of, selected_by_environment
-from etl.transform.rows import Row, RowError
+from etl.transform.rows import RowError
 
 log = logging.getLogger(__name__)
 
@@ -396,7 +396,7 @@ class _Run:
             written = store_rows(
                 conn,
                 batch.kind,
-                self._selected(conn, batch.kind, batch.rows),
+                of_selected_traces(conn, scope, batch.kind, batch.rows),
                 project_id=scope.project_id,
                 light=batch.light,
                 now=scope.now,
@@ -411,16 +411,6 @@ class _Run:
         stream = self._report.stream(work.source.name)
         stream.rows_read += batch.objects
         stream.rows_written += written.changed
-
-    def _selected(self, conn: Connection, kind: Kind, tables: Mapping[str, list[Row]]) -> Mapping[str, list[Row]]:
-        """What of the rows belongs to selected traces; on v4 the filters select the rows themselves."""
-        if not self._scope.filtered:
-            return tables
-        if kind not in OBSERVATIONS_V2:
-            return of_stored_traces(conn, self._scope.project_id, tables)
-        return {
-            name: [row for row in rows if name != "observations" or row["trace_id"]] for name, rows in tables.items()
-        }
 
     def _store_selected(self, batch: Batch) -> int:
         """Stores what belongs to a selected trace; it is no part of the window at hand. Returns the rows written."""
@@ -477,6 +467,8 @@ class _Run:
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream in ("traces", "observations"):
                 touched |= {key[0] for key in absences.deleted}
+        if self._repair and kind in OBSERVATIONS_V2:
+            touched |= derived_without_observations(conn, scope.project_id, window)
         if touched:
             refresh_after_deletion(conn, kind, scope.project_id, touched, scope.now, read_at=read_at)
         return marked, too_many

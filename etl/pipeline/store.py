@@ -10,8 +10,9 @@ from sqlalchemy import Connection
 from etl.load.compare import differences
 from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
 from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
-from etl.load.selection import session_ids_without_row, stored_trace_ids
+from etl.load.selection import of_stored_traces, session_ids_of, session_ids_without_row, stored_trace_ids
 from etl.load.upsert import Written, upsert
+from etl.pipeline.scope import Scope
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
 from etl.transform.rows import Row
 
@@ -40,23 +41,39 @@ def store_rows(
         observations_copied: Whether the children that latency and cost follow from are in the database.
         distrust: Look at the stored columns themselves, not only at their hashes.
     """
+    changed = trace_ids(tables)
+    derives = kind in OBSERVATIONS_V2
+    left = session_ids_of(conn, project_id, changed) if derives and not light else set()
     written = [
         upsert(conn, table, rows, now, damaged=differences(conn, table, rows).changed if distrust else ())
         for table, rows in tables.items()
         if not light
     ]
-    changed = trace_ids(tables)
     touched = changed.union(traces)
-    if kind in OBSERVATIONS_V2:
+    if derives:
         # Of rows that the older API gave nobody may have derived a trace or a session yet.
         missing = touched - stored_trace_ids(conn, project_id, touched)
-        derive_traces(conn, project_id, missing if light else missing | changed, now)
-        named = set() if light else session_ids(tables)
-        derive_sessions(conn, project_id, named | session_ids_without_row(conn, project_id, touched), now)
+        derive_traces(conn, project_id, missing if light else missing | changed, now, distrust=distrust)
+        named = session_ids_without_row(conn, project_id, touched)
+        if not light:
+            named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
+        # A session that a trace has left may have another earliest one now, and so another environment.
+        derive_sessions(conn, project_id, named, now, left=left, distrust=distrust)
     # Without observations there is nothing to derive from: these traces brought their metrics along.
     if touched and observations_copied:
         refresh_trace_metrics(conn, project_id, touched, now)
     return Written(sum(one.stored for one in written), sum(one.changed for one in written))
+
+
+def of_selected_traces(
+    conn: Connection, scope: Scope, kind: Kind, tables: Mapping[str, list[Row]]
+) -> Mapping[str, list[Row]]:
+    """What of the rows of one page belongs to selected traces; on v4 the filters select the rows themselves."""
+    if not scope.filtered:
+        return tables
+    if kind not in OBSERVATIONS_V2:
+        return of_stored_traces(conn, scope.project_id, tables)
+    return {name: [row for row in rows if name != "observations" or row["trace_id"]] for name, rows in tables.items()}
 
 
 def refresh_after_deletion(
@@ -69,7 +86,9 @@ def refresh_after_deletion(
         read_at: When the read was over that lacked them.
     """
     if kind in OBSERVATIONS_V2:
+        sessions = session_ids_of(conn, project_id, traces, with_deleted=True)
         derive_traces(conn, project_id, traces, now)
         mark_left_without_rows(conn, project_id, traces, now, read_at=read_at)
-        derive_sessions(conn, project_id, mark_sessions_left_without_traces(conn, project_id, traces, now), now)
+        sessions |= session_ids_of(conn, project_id, traces)
+        derive_sessions(conn, project_id, mark_sessions_left_without_traces(conn, project_id, sessions, now), now)
     refresh_trace_metrics(conn, project_id, traces, now)

@@ -406,6 +406,19 @@ def test_an_older_session_row_keeps_its_time(engine: Engine) -> None:
     assert (row["created_at"], row["environment"], row["read_from"]) == (instant(0), "prod", "traces")
 
 
+def test_a_session_that_a_trace_leaves_is_in_the_environment_of_the_earliest_that_stays(engine: Engine) -> None:
+    for trace_id, start, environment in (("first", 0, "staging"), ("second", 5, "production")):
+        store(engine, [span("o", start, trace_id, sessionId="s", environment=environment)])
+    assert one(engine, "sessions")["environment"] == "staging"
+    store(engine, [span("o", 0, "first", sessionId="other", environment="staging", updatedAt=9)])
+    environments = {"s": "production", "other": "staging"}
+    assert {row["id"]: row["environment"] for row in rows(engine, "sessions")} == environments
+    store(engine, [span("o", 5, "second", sessionId="other", environment="production", updatedAt=9)])
+    left = rows(engine, "sessions")
+    assert {row["id"]: row["environment"] for row in left} == environments, "nobody is left"
+    assert [row["deleted_at"] for row in left] == [None, None]
+
+
 # A server that is upgraded in the middle of its history
 
 

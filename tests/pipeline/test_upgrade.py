@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from json_values import exact
 from sqlalchemy import Engine
 from syncing import Row, project, rows, sync, whole_tables
+from verifying import counts, verify
 
 from etl.config import Config
 from etl.demo import Dataset, Faults, MockLangfuse, generate
@@ -21,9 +21,7 @@ from etl.load.ledger import stream_states
 from etl.pipeline.sources import switch_of
 from etl.pipeline.switch import TIER, Switch
 from etl.service.status import status_report
-from etl.service.verify import verify_projects
 from etl.settings import Database as DatabaseSettings
-from etl.settings import Http, Sync
 from etl.transform.jsontext import loads
 
 NOW = datetime(2026, 11, 17, 12, tzinfo=UTC)  # `verify` goes by the machine's clock, which must be later
@@ -77,14 +75,9 @@ def exported(engine: Engine, folder: Path) -> dict[str, Row]:
 
 
 def differences(engine: Engine, server: MockLangfuse, now: datetime) -> tuple[int, int, int, int]:
-    config = Config(projects=(project(server),), sync=Sync(), http=Http(timeout="5s", give_up_after="10s"))
-    found, reports = verify_projects(
-        config, engine, None, projects=config.projects, start=NOW - timedelta(days=DAYS + 1), end=now, full=True,
-        stop=threading.Event(),
-    )  # fmt: skip
-    assert [report.error for report in reports] == [None]
+    found = verify(engine, server, NOW - timedelta(days=DAYS + 1), now, full=True)
     assert found.windows > 0
-    return found.missing, found.changed, found.deleted, found.doubtful
+    return counts(found)
 
 
 @pytest.fixture
