@@ -22,7 +22,7 @@ people = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.buffer.write(f"{dumps_indented(document)}\n".encode())
+    sys.stdout.buffer.write(dumps_indented(document) + b"\n")
     sys.stdout.buffer.flush()
 
 

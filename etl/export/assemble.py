@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from sqlalchemy import Connection
 
 from etl.export.manifest import MANIFEST
-from etl.export.names import Wanted, unique_names
+from etl.export.names import Names, Wanted, agree_on_names
 from etl.export.paths import find, matches, name_text
 from etl.export.selection import Selection
-from etl.load.queries import StoredSession, rows_of_traces, session_traces
+from etl.load.queries import StoredSession, rows_of_traces, trace_keys
 from etl.load.tables import observations, scores, traces
 from etl.load.types import instant_text
-from etl.transform.documents import Document, Row, full_document, row_document
+from etl.transform.documents import DOCUMENT_COLUMNS, Document, Row, full_document, row_document
 from etl.transform.fields import TRACE_DOCUMENT
 from etl.transform.rows import to_api
 
-# Columns without which no row can be turned into an object, or put in order.
-_ALWAYS = ("id", "timestamp", "extra", "exact")
-_CHILDREN = ("observations", "scores")
+_Glance = Callable[[Connection, StoredSession, list[str]], Iterable[dict[str, Any]]]
+_Item = TypeVar("_Item")
+_Detail = Literal["full", "row"]
+
+# Traces of which a few columns are in memory together.
+_GLANCED_TRACES = 256
 
 
 class _Reading(NamedTuple):
@@ -30,68 +33,139 @@ class _Reading(NamedTuple):
 
     build: Callable[[Row, Iterable[Row], Iterable[Row]], Document]
     traces: int
-    observation_columns: tuple[str, ...] | None
-    score_columns: tuple[str, ...] | None
+    observation_columns: tuple[str, ...]
+    score_columns: tuple[str, ...]
 
 
 _READINGS = {
-    "full": _Reading(full_document, 16, None, None),
+    "full": _Reading(full_document, 16, DOCUMENT_COLUMNS["observations"], DOCUMENT_COLUMNS["scores"]),
     "row": _Reading(row_document, 64, ("id", "exact"), ("id", "exact", "data_type", "session_id", "dataset_run_id")),
 }
 
 
-def plan_session(conn: Connection, session: StoredSession, selection: Selection, name_by: str) -> dict[str, str]:
-    """The traces of a session that are selected, in the order (timestamp, id), and the name of each one's file.
+class NamedDocument(NamedTuple):
+    """A document of a session and the name of its file."""
+
+    trace_id: str
+    name: str
+    document: Document
+
+
+@dataclass(frozen=True)
+class SessionPlan:
+    """The traces of a session that are selected, and how their files are called; `traces` counts them.
 
     Names are given to all traces of the session, so that one keeps its name whatever part of the session is exported.
+    Neither ids nor names are kept: they are read again when they are needed.
     """
+
+    conn: Connection
+    session: StoredSession
+    selection: Selection
+    name_by: str
+    names: Names
+    traces: int
+
+    def documents(self, detail: _Detail) -> Iterator[NamedDocument]:
+        """What is selected, in the order (timestamp, id)."""
+        for ids in _groups(_selected(self.conn, self.session, self.selection), _READINGS[detail].traces):
+            found = list(_documents(self.conn, self.session, ids, detail))
+            items: Iterable[Mapping[str, Any]] = (document.item for document in found)
+            if detail == "row" and _needs_children(self.name_by):
+                items = _whole_items(self.conn, self.session, ids)
+            for trace_id, document, item in zip(ids, found, items, strict=True):
+                yield NamedDocument(trace_id, self.names.name(_wanted(trace_id, item, self.name_by)), document)
+
+    def file_names(self) -> Iterator[str]:
+        """The names of all files of the session, whatever is selected."""
+        return map(self.names.name, _all_wanted(self.conn, self.session, self.name_by))
+
+
+def plan_session(conn: Connection, session: StoredSession, selection: Selection, name_by: str) -> SessionPlan:
+    """What is selected of a session; `conn` must show the same data until the plan is done with."""
+    names = agree_on_names(lambda: _all_wanted(conn, session, name_by), suffix=".json", taken=[MANIFEST])
+    count = sum(1 for _ in _selected(conn, session, selection))
+    return SessionPlan(conn, session, selection, name_by, names, count)
+
+
+def _all_wanted(conn: Connection, session: StoredSession, name_by: str) -> Iterator[Wanted]:
+    """What the file of each trace of a session is to be called."""
+    trace_ids = (trace_id for _, trace_id in trace_keys(conn, session))
+    for trace_id, item in _glances(conn, session, trace_ids, [name_by]):
+        yield _wanted(trace_id, item, name_by)
+
+
+def _wanted(trace_id: str, item: Mapping[str, Any], name_by: str) -> Wanted:
+    return Wanted(name_text(find(item, name_by)) or trace_id, trace_id)
+
+
+def _selected(conn: Connection, session: StoredSession, selection: Selection) -> Iterator[str]:
+    """The ids of what is selected of a session, in the order (timestamp, id)."""
     start = None if selection.start is None else instant_text(selection.start)
     end = None if selection.end is None else instant_text(selection.end)
     ids = frozenset(selection.traces)
-    wanted: dict[str, Wanted] = {}
-    chosen: list[tuple[str, str]] = []
-    for trace_id, timestamp, item in _items(conn, session, [name_by, *(path for path, _ in selection.where)]):
-        wanted[trace_id] = Wanted(name_text(find(item, name_by)) or trace_id, trace_id)
-        if (
-            (not ids or trace_id in ids)
-            and (start is None or timestamp >= start)
-            and (end is None or "" < timestamp < end)
-            and all(matches(item, path, text) for path, text in selection.where)
-        ):
-            chosen.append((timestamp, trace_id))
-    names = unique_names(wanted, suffix=".json", taken=[MANIFEST])
-    # Sorted here: Postgres sorts text by the language of the database, SQLite by its bytes, and null by other rules.
-    return {trace_id: names[trace_id] for _, trace_id in sorted(chosen)}
+    trace_ids = (
+        trace_id
+        for timestamp, trace_id in trace_keys(conn, session)
+        if (not ids or trace_id in ids)
+        and (start is None or timestamp >= start)
+        and (end is None or "" < timestamp < end)
+    )
+    if not selection.where:
+        return trace_ids
+    glances = _glances(conn, session, trace_ids, [path for path, _ in selection.where])
+    return (trace_id for trace_id, item in glances if all(matches(item, *condition) for condition in selection.where))
 
 
-def documents(
-    conn: Connection, session: StoredSession, trace_ids: Iterable[str], detail: Literal["full", "row"]
-) -> Iterator[tuple[str, Document]]:
-    """Id and document of these traces of a session, in the order given."""
+def _glances(
+    conn: Connection, session: StoredSession, trace_ids: Iterable[str], paths: list[str]
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Traces of a session as objects that hold no more than these paths lead to."""
+    glance = _glance(paths)
+    for ids in _groups(trace_ids, _GLANCED_TRACES):
+        yield from zip(ids, glance(conn, session, ids), strict=True)
+
+
+def _glance(paths: list[str]) -> _Glance:
+    """What reads of traces no more than these paths lead to, as objects in the order of the ids."""
+    if any(map(_needs_children, paths)):
+        return _whole_items
+    fields = tuple(field for field in TRACE_DOCUMENT.fields if any(_leads_into(path, field.api) for path in paths))
+    shape = replace(TRACE_DOCUMENT, fields=fields)
+    columns = (*shape.columns, "extra", "exact")
+
+    def items(conn: Connection, session: StoredSession, trace_ids: list[str]) -> Iterator[dict[str, Any]]:
+        rows = rows_of_traces(conn, traces, session.project_id, trace_ids, columns)
+        return (to_api(rows[trace_id][0], shape) for trace_id in trace_ids)
+
+    return items
+
+
+def _whole_items(conn: Connection, session: StoredSession, trace_ids: list[str]) -> Iterator[dict[str, Any]]:
+    return (document.item for document in _documents(conn, session, trace_ids, "full"))
+
+
+def _documents(conn: Connection, session: StoredSession, trace_ids: list[str], detail: _Detail) -> Iterator[Document]:
+    """The documents of these traces of a session, in the order given."""
     reading = _READINGS[detail]
-    remaining = iter(trace_ids)
-    while ids := list(itertools.islice(remaining, reading.traces)):
-        trace_rows = rows_of_traces(conn, traces, session.project_id, ids)
+    for ids in _groups(trace_ids, reading.traces):
+        trace_rows = rows_of_traces(conn, traces, session.project_id, ids, DOCUMENT_COLUMNS["traces"])
         observation_rows = rows_of_traces(conn, observations, session.project_id, ids, reading.observation_columns)
         score_rows = rows_of_traces(conn, scores, session.project_id, ids, reading.score_columns)
         for trace_id in ids:
             (row,) = trace_rows[trace_id]
-            yield trace_id, reading.build(row, observation_rows.get(trace_id, ()), score_rows.get(trace_id, ()))
+            yield reading.build(row, observation_rows.get(trace_id, ()), score_rows.get(trace_id, ()))
 
 
-def _items(conn: Connection, session: StoredSession, paths: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Id, timestamp ("" for none) and object of each trace; the object holds at least what the paths lead to."""
-    if any(_leads_into(path, part) for path in paths for part in _CHILDREN):
-        times = {row["id"]: row["timestamp"] or "" for row in session_traces(conn, session, ("id", "timestamp"))}
-        for trace_id, document in documents(conn, session, times, "full"):
-            yield trace_id, times[trace_id], document.item
-        return
-    fields = tuple(field for field in TRACE_DOCUMENT.fields if any(_leads_into(path, field.api) for path in paths))
-    shape = replace(TRACE_DOCUMENT, fields=fields)
-    columns = list(dict.fromkeys((*_ALWAYS, *(field.column for field in fields))))
-    for row in session_traces(conn, session, columns):
-        yield row["id"], row["timestamp"] or "", to_api(row, shape)
+def _needs_children(path: str) -> bool:
+    return any(_leads_into(path, part) for part in ("observations", "scores"))
 
 
 def _leads_into(path: str, field: str) -> bool:
     return path == field or path.startswith(f"{field}.")
+
+
+def _groups(items: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    remaining = iter(items)
+    while group := list(itertools.islice(remaining, size)):
+        yield group

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import itertools
 import os
 import re
 import secrets
 import stat
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +25,7 @@ except ImportError:  # Windows
 
 _TEMPORARY = ".langfuse-etl-{}.tmp"
 _TEMPORARY_NAME = re.compile(r"\.langfuse-etl-[0-9a-f]{16}\.tmp")
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 18
 # So many files get their names together. A flush waits for the whole file system, so few are best.
 _GROUP_FILES = 1_024
 _GROUP_BYTES = 16 << 20
@@ -76,6 +78,10 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._within = os.path.join(path, "")
+        # Random, so that no other program has these names; the digits are those of `_TEMPORARY_NAME`.
+        token = secrets.token_hex(4)
+        self._temporary_names = (_TEMPORARY.format(f"{token}{number:08x}") for number in itertools.count())
 
     def write_all(self, files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Content]]:
         """Makes each name hold these bytes; a file that does already is not touched.
@@ -101,23 +107,30 @@ class Folder:
                 if staged.temporary is not None:
                     _unlink(staged.temporary)
 
-    def write(self, name: str, data: bytes) -> Content:
-        """`write_all` for one file."""
-        ((_, content),) = self.write_all([(name, data)])
-        return content
-
     def _stage(self, name: str, data: bytes) -> _Staged:
         """Puts a file that is new or different beside its place."""
-        target = os.path.join(self.path, name)
+        target = self._within + name
         sha256 = hashlib.sha256(data).hexdigest()
-        if _size_there(target) == len(data) and checksum(target, len(data)) == sha256:
+        if _size_there(target) == len(data) and _holds(target, data):
             return _Staged(name, Content(len(data), sha256, written=False), None)
-        with self._temporary() as (file, temporary):
-            file.write(data)
+        return _Staged(name, Content(len(data), sha256, written=True), self._write_temporary(data))
+
+    def _write_temporary(self, data: bytes) -> str:
+        """A new file with this content beside the others, on the disk unless all are flushed together."""
+        path = self._temporary_path()
+        descriptor = os.open(path, _CREATE, 0o666)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
             if _flush_all is None:
-                _flush(file)
-            file.close()
-            return _Staged(name, Content(len(data), sha256, written=True), temporary)
+                os.fsync(descriptor)
+        except BaseException:
+            os.close(descriptor)
+            _unlink(path)
+            raise
+        os.close(descriptor)
+        return path
 
     def _settle(self, group: Sequence[_Staged]) -> Iterator[tuple[str, Content]]:
         """Gives staged files their names, once all that is in them is on the disk."""
@@ -125,12 +138,12 @@ class Folder:
             _flush_all(self.path)
         for staged in group:
             if staged.temporary is not None:
-                os.replace(staged.temporary, os.path.join(self.path, staged.name))
+                os.replace(staged.temporary, self._within + staged.name)
         yield from ((staged.name, staged.content) for staged in group)
 
     def write_chunks(self, name: str, chunks: Iterable[bytes]) -> Content:
-        """Like `write`, for content that need not fit into memory."""
-        target = os.path.join(self.path, name)
+        """Like `write_all` for one file, whose content need not fit into memory."""
+        target = self._within + name
         _size_there(target)
         digest, size = hashlib.sha256(), 0
         with self._temporary() as (file, temporary):
@@ -140,7 +153,10 @@ class Folder:
                 size += len(chunk)
             written = checksum(target, size) != digest.hexdigest()
             if written:
-                _replace(file, temporary, target)
+                file.flush()
+                os.fsync(file.fileno())
+                file.close()  # Windows asks for it
+                os.replace(temporary, target)
             else:
                 file.close()
                 os.unlink(temporary)
@@ -149,13 +165,22 @@ class Folder:
     @contextmanager
     def _temporary(self) -> Iterator[tuple[BinaryIO, str]]:
         """A new file beside the others; it is removed if the block raises."""
-        path = os.path.join(self.path, _TEMPORARY.format(secrets.token_hex(8)))
+        path = self._temporary_path()
         try:
             with open(os.open(path, _CREATE, 0o666), "wb") as file:
                 yield file, path
         except BaseException:
             _unlink(path)
             raise
+
+    def _temporary_path(self) -> str:
+        return self._within + next(self._temporary_names)
+
+    @contextmanager
+    def scratch_file(self) -> Iterator[BinaryIO]:
+        """A file without a name that is gone afterwards, and also if the process ends before."""
+        with tempfile.TemporaryFile(dir=self.path) as file:
+            yield file
 
     def remove(self, name: str, *, respelled: str | None = None) -> bool:
         """Removes a file; returns whether it was there. Links and folders stay, they are not ours.
@@ -235,23 +260,16 @@ def checksum(path: Path | str, size: int) -> str | None:
             return None
         digest = hashlib.sha256()
         with open(path, "rb") as file:
-            while chunk := file.read(_CHUNK_BYTES):
+            while chunk := file.read(min(size, _CHUNK_BYTES)):
                 digest.update(chunk)
         return digest.hexdigest()
     except FileNotFoundError:
         return None
 
 
-def _replace(file: BinaryIO, temporary: str, target: str) -> None:
-    """Puts a whole file under its name; it is closed first, which Windows asks for."""
-    _flush(file)
-    file.close()
-    os.replace(temporary, target)
-
-
-def _flush(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _holds(path: str, data: bytes) -> bool:
+    with open(path, "rb", buffering=0) as file:
+        return file.read(len(data) + 1) == data
 
 
 def _unlink(path: str) -> None:

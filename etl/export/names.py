@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections import Counter
-from collections.abc import Collection, Hashable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import NamedTuple, TypeVar
+
+from etl.export.fingerprints import Fingerprints, fingerprint
 
 MAX_BYTES = 255
 _TAG = "~"
@@ -26,6 +27,9 @@ _UNSAFE = re.compile(
 )
 # learn.microsoft.com, "Naming Files, Paths, and Namespaces": reserved with any extension, too.
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|conin\$|conout\$|clock\$|com[0-9¹²³]|lpt[0-9¹²³])", re.IGNORECASE)
+
+# Nearly all names are of this kind, and need no closer look.
+_PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -53,6 +57,8 @@ def clean(text: str, max_bytes: int = MAX_BYTES) -> str:
         text: Anything.
         max_bytes: The longest name in bytes of UTF-8.
     """
+    if _PLAIN.fullmatch(text) and len(text) <= max_bytes and not _RESERVED.fullmatch(text):
+        return text
     name = _UNSAFE.sub("_", unicodedata.normalize("NFC", text))
     if name.startswith("."):
         name = "_" + name[1:]
@@ -63,44 +69,88 @@ def clean(text: str, max_bytes: int = MAX_BYTES) -> str:
     return name or "_"
 
 
-def unique_names(
-    wanted: Mapping[Key, Wanted], *, suffix: str = "", taken: Collection[str] = (), tag_changed: bool = False
-) -> dict[Key, str]:
-    """A name for each key, no two the same; it depends on the set of keys, not on their order.
+def agree_on_names(
+    wanted: Callable[[], Iterable[Wanted]], *, suffix: str = "", taken: Collection[str] = (), tag_changed: bool = False
+) -> Names:
+    """Names for many, no two the same; they depend on what is wanted, not on its order.
 
-    A name that only one key wants is that key's; all keys that want the same name get `<name>~<tag>`, and where the tag
-    is not safe in a name or that name is taken as well, a digest in place of the tag.
+    A name that only one wants is its; all that want the same name get `<name>~<tag>`, and where the tag is not safe in
+    a name or that name is taken as well, a digest in place of the tag.
 
     Args:
-        wanted: What each key would like to be called.
+        wanted: What each would like to be called, tags being different; called once for each try, and again as long
+            as some names are wanted by several. None of it is kept but eight bytes for each.
         suffix: Ends each name, such as `.json`; counts for the length.
         taken: Names that nobody may have.
         tag_changed: Whether a name that had to be cleaned gets its tag in any case, so that it is the same name
             whatever else is named with it.
     """
-    room = MAX_BYTES - len(suffix)
-    stems = {key: clean(one.text, room) for key, one in wanted.items()}
-    folds = {key: fold(stem + suffix) for key, stem in stems.items()}
-    counts = Counter(folds.values())
-    used = {fold(name) for name in taken}
-    names: dict[Key, str] = {}
-    for key, stem in stems.items():
-        changed = tag_changed and stem != wanted[key].text
-        if counts[folds[key]] == 1 and folds[key] not in used and not changed:
-            names[key] = stem + suffix
-    used |= {folds[key] for key in names}
-    attempt = 0
-    while len(names) < len(wanted):
-        open_keys = [key for key in wanted if key not in names]
-        tried = {key: _tagged(stems[key], wanted[key], attempt, room) + suffix for key in open_keys}
-        tried_folds = {key: fold(name) for key, name in tried.items()}
-        counts = Counter(tried_folds.values())
-        names |= {
-            key: tried[key] for key in open_keys if counts[tried_folds[key]] == 1 and tried_folds[key] not in used
-        }
-        used |= {tried_folds[key] for key in open_keys if key in names}
-        attempt += 1
+    names = Names(suffix, tag_changed)
+    while names.try_once(wanted(), Fingerprints(fingerprint(fold(name)) for name in taken)):
+        pass
     return names
+
+
+class Names:
+    """What `agree_on_names` found: the first spelling of each that nobody else has or wants."""
+
+    def __init__(self, suffix: str, tag_changed: bool) -> None:
+        self._suffix = suffix
+        self._tag_changed = tag_changed
+        # For each try the fingerprints of the spellings that are not to be had.
+        self._contested: list[set[int]] = []
+
+    def name(self, wanted: Wanted) -> str:
+        """The name of one of those that were agreed on."""
+        for number in range(len(self._contested)):
+            spelling = self._spelling(wanted, number)
+            if self._is_free(wanted, spelling, number):
+                return spelling
+        raise LookupError("no name was agreed on")
+
+    def try_once(self, everything: Iterable[Wanted], used: Fingerprints) -> bool:
+        """Finds who cannot have the next spelling; returns whether somebody is still without a name."""
+        number = len(self._contested)
+        tried = Fingerprints()
+        someone_waits = False
+        for wanted in everything:
+            for earlier in range(number):
+                spelling = self._spelling(wanted, earlier)
+                if self._is_free(wanted, spelling, earlier):
+                    used.add(fingerprint(fold(spelling)))
+                    break
+            else:
+                tried.add(fingerprint(fold(self._spelling(wanted, number))))
+                someone_waits = someone_waits or self._must_be_tagged(wanted, number)
+        self._contested.append(tried.repeated() | tried.common(used))
+        return someone_waits or bool(self._contested[-1])
+
+    def _is_free(self, wanted: Wanted, spelling: str, number: int) -> bool:
+        contested = self._contested[number]
+        is_contested = bool(contested) and fingerprint(fold(spelling)) in contested
+        return not (is_contested or self._must_be_tagged(wanted, number))
+
+    def _must_be_tagged(self, wanted: Wanted, number: int) -> bool:
+        return self._tag_changed and number == 0 and self._stem(wanted) != wanted.text
+
+    def _spelling(self, wanted: Wanted, number: int) -> str:
+        stem = self._stem(wanted)
+        return (_tagged(stem, wanted, number - 1, self._room) if number else stem) + self._suffix
+
+    def _stem(self, wanted: Wanted) -> str:
+        return clean(wanted.text, self._room)
+
+    @property
+    def _room(self) -> int:
+        return MAX_BYTES - len(self._suffix)
+
+
+def unique_names(
+    wanted: Mapping[Key, Wanted], *, suffix: str = "", taken: Collection[str] = (), tag_changed: bool = False
+) -> dict[Key, str]:
+    """`agree_on_names` for a few: a name for each key."""
+    names = agree_on_names(wanted.values, suffix=suffix, taken=taken, tag_changed=tag_changed)
+    return {key: names.name(one) for key, one in wanted.items()}
 
 
 def _tagged(stem: str, wanted: Wanted, attempt: int, room: int) -> str:

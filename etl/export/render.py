@@ -9,8 +9,8 @@ from typing import Any
 from etl.transform.jsontext import dumps_indented
 
 # Line breaks inside strings are escaped, so every real one is layout.
-_LINE_START = re.compile(r"\n( *)")
-_BETWEEN_MEMBERS = re.compile(r",\n *")
+_LINE_START = re.compile(rb"\n( *)")
+_BETWEEN_MEMBERS = re.compile(rb",\n *")
 _INDENT_OF_DUMPS = 2
 
 
@@ -23,7 +23,7 @@ def render(item: Mapping[str, Any], indent: int) -> bytes:
     """
     text = dumps_indented(item)
     if indent == 0:
-        text = _LINE_START.sub("", _BETWEEN_MEMBERS.sub(", ", text))
+        text = _LINE_START.sub(b"", _BETWEEN_MEMBERS.sub(b", ", text))
     elif indent != _INDENT_OF_DUMPS:
-        text = _LINE_START.sub(lambda match: "\n" + " " * (len(match[1]) // _INDENT_OF_DUMPS * indent), text)
-    return text.encode() + b"\n"
+        text = _LINE_START.sub(lambda match: b"\n" + b" " * (len(match[1]) // _INDENT_OF_DUMPS * indent), text)
+    return text + b"\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -9,17 +10,25 @@ from typing import BinaryIO
 from sqlalchemy import Engine
 
 from etl.errors import ExportError
-from etl.export.assemble import documents, plan_session
+from etl.export.assemble import NamedDocument, SessionPlan, plan_session
 from etl.export.choose import choose_sessions
 from etl.export.files import Content, Folder, is_plain_file, is_plain_name, open_folder, require_real_folder
-from etl.export.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from etl.export.fingerprints import Fingerprints, fingerprint
+from etl.export.manifest import (
+    MANIFEST,
+    FileEntry,
+    FileList,
+    Manifest,
+    listed_files,
+    read_manifest,
+    render_manifest,
+)
 from etl.export.names import Wanted, fold, unique_names
 from etl.export.render import render
 from etl.export.selection import ExportedSession, Options, Selection
 from etl.load.engine import reading
 from etl.load.migrate import require_current
 from etl.load.queries import StoredSession
-from etl.transform.documents import Document
 
 Progress = Callable[[int, int], None]
 
@@ -54,13 +63,11 @@ def export_sessions(
     for session in sessions:
         with reading(engine) as conn:
             plan = plan_session(conn, session, selection, options.name_by)
-            count.found(len(plan), expected=session.traces)
+            count.found(plan.traces, expected=session.traces)
             folder, old = _find_folder(options.directory, folders[session], session)
-            same = old is not None and old.selection == selection.within_session()
-            if plan or same:
-                found = documents(conn, session, plan, options.detail)
-                exporter = _SessionExport(session, selection, options, plan, old if same else None)
-                exported.append(exporter.run(folder, count.each(found)))
+            is_same = old is not None and old.selection == selection.within_session()
+            if plan.traces or is_same:
+                exported.append(_SessionExport(plan, options, folder, count, is_same=is_same).run())
     if not exported:
         raise ExportError("no stored trace matches the selection")
     return exported
@@ -78,8 +85,8 @@ def write_stream(engine: Engine, selection: Selection, options: Options, out: Bi
     for session in _chosen(engine, selection):
         with reading(engine) as conn:
             plan = plan_session(conn, session, selection, options.name_by)
-            for _, document in documents(conn, session, plan, options.detail):
-                out.write(render(document.item, 0))
+            for one in plan.documents(options.detail):
+                out.write(render(one.document.item, 0))
                 written += 1
     if not written:
         raise ExportError("no stored trace matches the selection")
@@ -87,93 +94,101 @@ def write_stream(engine: Engine, selection: Selection, options: Options, out: Bi
 
 
 class _SessionExport:
-    """One session into its folder: files, then what is gone, then the manifest."""
+    """One session into its folder: files, then what is gone, then the manifest.
 
-    def __init__(
-        self,
-        session: StoredSession,
-        selection: Selection,
-        options: Options,
-        names: dict[str, str],
-        old: Manifest | None,
-    ) -> None:
-        self._session = session
-        self._selection = selection
+    Args:
+        is_same: Whether the folder holds what the same selection wrote before, so that what is gone now is removed.
+    """
+
+    def __init__(self, plan: SessionPlan, options: Options, path: Path, count: _Count, *, is_same: bool) -> None:
+        self._plan = plan
         self._options = options
-        self._names = names
-        self._old = old
-        self._entries: list[FileEntry] = []
+        self._path = path
+        self._count = count
+        self._is_same = is_same
+        self._names = Fingerprints()
+        self._files = self._bytes = 0
         self._traces = self._observations = self._scores = self._written = 0
         self._complete = True
 
-    def run(self, path: Path, found: Iterator[tuple[str, Document]]) -> ExportedSession:
-        with open_folder(path) as folder:
-            if self._options.format == "jsonl":
-                self._write_lines(folder, found)
-            else:
-                self._write_files(folder, found)
+    def run(self) -> ExportedSession:
+        with open_folder(self._path) as folder, folder.scratch_file() as scratch:
+            listed = FileList(scratch)
+            for entry in self._write_lines(folder) if self._options.format == "jsonl" else self._write_files(folder):
+                listed.add(entry)
             removed = self._remove_gone(folder)
             folder.sync()
-            folder.write(MANIFEST, self._manifest().render())
+            folder.write_chunks(MANIFEST, render_manifest(self._manifest(), listed))
             folder.sync()
+        session = self._plan.session
         return ExportedSession(
-            project_id=self._session.project_id,
-            session_id=self._session.session_id,
-            directory=path,
+            project_id=session.project_id,
+            session_id=session.session_id,
+            directory=self._path,
             traces=self._traces,
             written=self._written,
-            unchanged=len(self._entries) - self._written,
+            unchanged=self._files - self._written,
             removed=removed,
-            bytes=sum(entry.bytes for entry in self._entries),
+            bytes=self._bytes,
         )
 
-    def _write_files(self, folder: Folder, found: Iterator[tuple[str, Document]]) -> None:
+    def _write_files(self, folder: Folder) -> Iterator[FileEntry]:
+        staged: deque[str] = deque()
+
         def files() -> Iterator[tuple[str, bytes]]:
-            for trace_id, document in found:
-                self._add(document)
-                yield self._names[trace_id], render(document.item, self._options.indent)
+            for one in self._documents():
+                staged.append(one.trace_id)
+                yield one.name, render(one.document.item, self._options.indent)
 
-        owners = {name: trace_id for trace_id, name in self._names.items()}
         for name, content in folder.write_all(files()):
-            self._enter(name, owners[name], content)
+            yield self._entry(name, staged.popleft(), content)
 
-    def _write_lines(self, folder: Folder, found: Iterator[tuple[str, Document]]) -> None:
-        def lines() -> Iterator[bytes]:
-            for _, document in found:
-                self._add(document)
-                yield render(document.item, 0)
+    def _write_lines(self, folder: Folder) -> Iterator[FileEntry]:
+        lines = (render(one.document.item, 0) for one in self._documents())
+        yield self._entry(JSON_LINES, None, folder.write_chunks(JSON_LINES, lines))
 
-        self._enter(JSON_LINES, None, folder.write_chunks(JSON_LINES, lines()))
+    def _documents(self) -> Iterator[NamedDocument]:
+        for one in self._plan.documents(self._options.detail):
+            self._traces += 1
+            self._observations += one.document.observations
+            self._scores += one.document.scores
+            self._complete &= one.document.complete
+            yield one
+            self._count.one_more()
 
-    def _add(self, document: Document) -> None:
-        self._traces += 1
-        self._observations += document.observations
-        self._scores += document.scores
-        self._complete &= document.complete
-
-    def _enter(self, name: str, trace_id: str | None, content: Content) -> None:
+    def _entry(self, name: str, trace_id: str | None, content: Content) -> FileEntry:
+        self._files += 1
+        self._bytes += content.bytes
         self._written += content.written
-        self._entries.append(FileEntry(name, trace_id, content.bytes, content.sha256))
+        if self._is_same:
+            self._names.add(fingerprint(name))
+        return FileEntry(name, trace_id, content.bytes, content.sha256)
 
     def _remove_gone(self, folder: Folder) -> int:
         """Removes what the old manifest of the same selection lists and this one does not; nothing else, ever."""
-        if self._old is None:
+        if not self._is_same:
             return 0
-        kept = {fold(entry.name): entry.name for entry in self._entries}
-        names = set(kept.values()) | {MANIFEST}
-        gone = [entry.name for entry in self._old.files if entry.name not in names and is_plain_name(entry.name)]
+        gone = [
+            entry.name
+            for entry in listed_files(self._path / MANIFEST)
+            if is_plain_name(entry.name) and entry.name != MANIFEST and fingerprint(entry.name) not in self._names
+        ]
+        if not gone:
+            return 0
+        folds = {fold(name) for name in gone}
+        names = [JSON_LINES] if self._options.format == "jsonl" else self._plan.file_names()
+        kept = {fold(name): name for name in names if fold(name) in folds}
         return sum(folder.remove(name, respelled=kept.get(fold(name))) for name in gone)
 
     def _manifest(self) -> Manifest:
         return Manifest(
-            project_id=self._session.project_id,
-            session_id=self._session.session_id,
-            selection=self._selection.within_session(),
+            project_id=self._plan.session.project_id,
+            session_id=self._plan.session.session_id,
+            selection=self._plan.selection.within_session(),
             traces=self._traces,
             observations=self._observations,
             scores=self._scores,
             complete=self._complete,
-            files=tuple(self._entries),
         )
 
 
@@ -188,12 +203,10 @@ class _Count:
     def found(self, traces: int, *, expected: int) -> None:
         self._total += traces - expected
 
-    def each(self, found: Iterator[tuple[str, Document]]) -> Iterator[tuple[str, Document]]:
-        for one in found:
-            yield one
-            self._done += 1
-            if self._on_progress is not None:
-                self._on_progress(self._done, self._total)
+    def one_more(self) -> None:
+        self._done += 1
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total)
 
 
 def _chosen(engine: Engine, selection: Selection) -> list[StoredSession]:
@@ -239,7 +252,7 @@ def _manifest_in(path: Path) -> Manifest | None:
             require_real_folder(path)
         if not is_plain_file(manifest):
             return None
-        found = parse_manifest(manifest.read_bytes())
+        found = read_manifest(manifest)
     except OSError as error:
         raise ExportError(f"cannot read {manifest}: {error.strerror or type(error).__name__}") from None
     if found is None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from etl.errors import ExportError
 from etl.export.files import checksum, is_plain_file, is_plain_name
-from etl.export.manifest import MANIFEST, FileEntry, Manifest, parse_manifest
+from etl.export.fingerprints import Fingerprints, fingerprint
+from etl.export.manifest import MANIFEST, FileEntry, Manifest, listed_files, read_manifest
 
 
 def verify_directory(directory: Path) -> list[str]:
@@ -36,25 +37,27 @@ def _problems(folder: Path, prefix: str) -> Iterator[str]:
         yield f"{prefix}: a symbolic link, not a folder"
     elif not (folder / MANIFEST).exists():
         yield f"{prefix}{MANIFEST}: missing; was the export interrupted?"
-    elif not is_plain_file(folder / MANIFEST) or (
-        (manifest := parse_manifest((folder / MANIFEST).read_bytes())) is None
-    ):
+    elif not is_plain_file(folder / MANIFEST) or (manifest := read_manifest(folder / MANIFEST)) is None:
         yield f"{prefix}{MANIFEST}: not a manifest of langfuse-etl"
     else:
-        yield from _contradictions(manifest, prefix)
-        for entry in manifest.files:
+        yield from _contradictions(manifest, folder, prefix)
+        for entry in listed_files(folder / MANIFEST):
             problem = _problem(folder, entry)
             if problem is not None:
                 yield f"{prefix}{entry.name}: {problem}"
 
 
-def _contradictions(manifest: Manifest, prefix: str) -> Iterator[str]:
-    names = [entry.name for entry in manifest.files]
-    if len(set(names)) < len(names):
+def _contradictions(manifest: Manifest, folder: Path, prefix: str) -> Iterator[str]:
+    names = Fingerprints()
+    listed = traces = 0
+    for entry in listed_files(folder / MANIFEST):
+        names.add(fingerprint(entry.name))
+        listed += 1
+        traces += entry.trace_id is not None
+    if names.repeated():
         yield f"{prefix}{MANIFEST}: lists a file twice"
-    one_per_trace = all(entry.trace_id is not None for entry in manifest.files)
-    if one_per_trace and len(names) != manifest.traces:
-        yield f"{prefix}{MANIFEST}: lists {len(names)} files for {manifest.traces} traces"
+    if traces == listed != manifest.traces:
+        yield f"{prefix}{MANIFEST}: lists {listed} files for {manifest.traces} traces"
 
 
 def _problem(folder: Path, entry: FileEntry) -> str | None:

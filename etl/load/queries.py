@@ -14,11 +14,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 
+from etl.load.keys import ids_listed, is_listed
 from etl.load.tables import projects, traces
 from etl.load.types import instant_text
 
-# Rows are fetched in small groups: each may hold megabytes.
-_ROWS_PER_FETCH = 64
+_KEYS_PER_FETCH = 1_000
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _IDS_PER_SELECT = 10_000
 
@@ -96,20 +96,29 @@ def latest_session_ids(conn: Connection, project_ids: Collection[str], limit: in
     return list(conn.execute(query.order_by(func.max(columns.timestamp).desc()).limit(limit)).scalars())
 
 
-def session_traces(conn: Connection, session: StoredSession, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """These columns of each trace of a session, in no order."""
-    query = select(*(traces.c[name] for name in columns)).where(
-        traces.c.project_id == session.project_id,
-        traces.c.session_id == session.session_id,
-        traces.c.deleted_at.is_(None),
+def trace_keys(conn: Connection, session: StoredSession) -> Iterator[tuple[str, str]]:
+    """Timestamp ("" for none) and id of each trace of a session, in the order of both.
+
+    Texts are in the order of their code points, whatever the language of the database.
+    """
+    columns = traces.c
+    trace_id = columns.id if conn.dialect.name == "sqlite" else columns.id.collate("C")
+    query = (
+        select(columns.timestamp, columns.id)
+        .where(
+            columns.project_id == session.project_id,
+            columns.session_id == session.session_id,
+            columns.deleted_at.is_(None),
+        )
+        .order_by(columns.timestamp.nulls_first(), trace_id)
     )
-    with conn.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as result:
-        for row in result:
-            yield dict(zip(columns, row, strict=True))
+    with conn.execute(query, execution_options={"yield_per": _KEYS_PER_FETCH}) as result:
+        for timestamp, found in result:
+            yield timestamp or "", found
 
 
 def rows_of_traces(
-    conn: Connection, table: Table, project_id: str, trace_ids: Sequence[str], columns: tuple[str, ...] | None = None
+    conn: Connection, table: Table, project_id: str, trace_ids: Sequence[str], columns: tuple[str, ...]
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows that belong to each of a few traces, in no order; of `traces` that is the trace's own.
 
@@ -118,27 +127,26 @@ def rows_of_traces(
         table: `traces`, `observations` or `scores`.
         project_id: Whose traces.
         trace_ids: As many as their rows may be in memory together.
-        columns: The columns that are wanted; None for all.
+        columns: The columns that are wanted.
     """
-    names = tuple(table.c.keys()) if columns is None else columns
     found: dict[str, list[dict[str, Any]]] = {}
-    given = {"project_id": project_id, "trace_ids": trace_ids}
-    for trace_id, *values in conn.execute(_of_traces(table, names), given).all():
-        found.setdefault(trace_id, []).append(dict(zip(names, values, strict=True)))
+    statement = _of_traces(conn.dialect.name, table, columns)
+    for row in conn.execute(statement, {"project_id": project_id, **ids_listed(trace_ids)}).all():
+        found.setdefault(row[0], []).append(dict(zip(columns, row[1:], strict=True)))
     return found
 
 
 @cache
-def _of_traces(table: Table, names: tuple[str, ...]) -> Select[Any]:
+def _of_traces(dialect: str, table: Table, columns: tuple[str, ...]) -> Select[Any]:
     """By the keys of the traces: an index is at hand for it, whether the database has statistics or not.
 
     One statement for a whole session, with the children joined to the traces and sorted, can make Postgres sort rows
     with all their contents on the disk.
     """
     trace_id = table.c.id if table is traces else table.c.trace_id
-    return select(trace_id, *(table.c[name].label(f"value_{name}") for name in names)).where(
+    return select(trace_id, *(table.c[name].label(f"value_{name}") for name in columns)).where(
         table.c.project_id == bindparam("project_id"),
-        trace_id.in_(bindparam("trace_ids", expanding=True)),
+        is_listed(dialect, trace_id),
         table.c.deleted_at.is_(None),
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Kind, Shape
+from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Shape
 from etl.transform.jsontext import loads_sorted
 from etl.transform.rows import to_api
 
@@ -32,14 +32,20 @@ _UNSAID = object()
 _SCORE_OWNERS = ("sessionId", "datasetRunId")
 _CORRECTION = "CORRECTION"
 
+# What the rows of a document need to hold, by table.
+DOCUMENT_COLUMNS = {
+    shape.table: (*shape.columns, "extra", "exact", "read_from")
+    for shape in (TRACE_DOCUMENT, OBSERVATION_V2, SCORE_LEGACY)
+}
+
 # Python writes no integer of more than 4,300 digits (sys.set_int_max_str_digits).
 _INTEGER_DIGITS = 4_000
 _EXACT_IN_DOUBLE = 2**53
 # ECMAScript, Number::toString.
 _JS_EXPONENT_FROM = 10**21
-# Numbers of an object or list that `canonical` may write otherwise: with an exponent, a fraction that ends in 0, or
-# more digits than a whole number below 1e21 has; and -0.
-_UNSETTLED_NUMBER = re.compile(r"[:,\[]\s*-?(?:\d{21}|\d+\.\d*0(?!\d)|\d+(?:\.\d+)?[eE]|(?<=-)0(?![.\d]))")
+# Numbers that orjson writes otherwise than JavaScript are whole ones that came as a double: 1.0, -0.0 and 1e+20.
+_WHOLE_DOUBLE = re.compile(rb"\.0(?!\d)")
+_LARGE_DOUBLE = b"e+"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +127,9 @@ def canonical(value: Any) -> Any:
 
 def canonical_json(text: str) -> Any:
     """`canonical` of what a JSON text says, without a look at each value where no number needs one."""
-    value = loads_sorted(text)
-    return value if type(value) in (dict, list) and not _UNSETTLED_NUMBER.search(text) else canonical(value)
+    value, body, plain = loads_sorted(text)
+    is_settled = plain and _LARGE_DOUBLE not in body and not _WHOLE_DOUBLE.search(body)
+    return value if is_settled else canonical(value)
 
 
 def whole_number(number: float | Decimal) -> int | None:
@@ -166,7 +173,7 @@ def _item(row: Row, shape: Shape) -> dict[str, Any]:
     if row.get("extra") or row.get("exact"):
         order = {name: position for position, name in enumerate(shape.names)}
         return {name: canonical(item[name]) for name in sorted(item, key=lambda n: (order.get(n, len(order)), n))}
-    for name in shape.by_kind[Kind.NUMBER][0]:
+    for name in shape.number_names:
         if item.get(name) is not None:
             item[name] = _canonical_number(item[name])
     return item

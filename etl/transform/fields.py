@@ -71,10 +71,19 @@ class Shape:
         return tuple(f.column for f in self.fields)
 
     @cached_property
-    def by_kind(self) -> dict[Kind, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """The API's names and the columns of the fields of each kind."""
-        of = {kind: [f for f in self.fields if f.kind is kind] for kind in Kind}
-        return {kind: (tuple(f.api for f in some), tuple(f.column for f in some)) for kind, some in of.items()}
+    def flag_names(self) -> tuple[str, ...]:
+        """The API's names of the fields that are true or false."""
+        return tuple(f.api for f in self.fields if f.kind is Kind.FLAG)
+
+    @cached_property
+    def json_names(self) -> tuple[str, ...]:
+        """The API's names of the fields whose column holds JSON."""
+        return tuple(f.api for f in self.fields if f.kind is Kind.JSON)
+
+    @cached_property
+    def number_names(self) -> tuple[str, ...]:
+        """The API's names of the fields whose column holds a double."""
+        return tuple(f.api for f in self.fields if f.kind is Kind.NUMBER)
 
     @cached_property
     def to_be_held(self) -> Callable[[tuple[type, ...]], tuple[Field, ...]]:

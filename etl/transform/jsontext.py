@@ -49,6 +49,14 @@ class Parsed(NamedTuple):
     plain: bool
 
 
+class Spelled(NamedTuple):
+    """A value, what `dumps_bytes` writes for it, and whether it is `plain` (`Parsed`)."""
+
+    value: Any
+    body: bytes
+    plain: bool
+
+
 def parse(body: bytes) -> Parsed:
     """The value of a JSON text in UTF-8; floats are exact, or `Decimal` where a double would lose digits.
 
@@ -76,11 +84,19 @@ def loads(text: str) -> Any:
     return parse(text.encode("utf-8", "surrogatepass")).value
 
 
-def loads_sorted(text: str) -> Any:
+def loads_sorted(text: str) -> Spelled:
     """`loads`, with the keys of every object in order."""
-    value = loads(text)
-    in_order = dumps(value)
-    return value if in_order == text else loads(in_order)  # Postgres keeps another order than `dumps`
+    body = text.encode("utf-8", "surrogatepass")
+    try:
+        value = orjson.loads(body)
+        if orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == body:  # so not a digit was lost
+            return Spelled(value, body, plain=True)
+    except (orjson.JSONDecodeError, TypeError):
+        pass
+    # Postgres keeps another order and other spaces.
+    value, plain = parse(body)
+    body = dumps_bytes(value)
+    return Spelled(orjson.loads(body) if plain else parse(body).value, body, plain)
 
 
 def dumps(value: Any) -> str:
@@ -97,13 +113,13 @@ def dumps_bytes(value: Any) -> bytes:
         return text.encode()
 
 
-def dumps_indented(value: Any) -> str:
-    """JSON for people: indent 2, keys in the order given, nothing escaped that UTF-8 can hold."""
+def dumps_indented(value: Any) -> bytes:
+    """JSON for people, in UTF-8: indent 2, keys in the order given, nothing escaped that UTF-8 can hold."""
     try:
-        return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode()
+        return orjson.dumps(value, option=orjson.OPT_INDENT_2)
     except TypeError:
         text = simplejson.dumps(value, indent=2, ensure_ascii=False, use_decimal=True)
-        return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+        return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match[0]):04x}", text).encode()
 
 
 def holdable(value: Any) -> Any:

@@ -99,10 +99,10 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
     Args:
         read_json: Reads what columns of JSON hold.
     """
-    item = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
-    texts = {name: text for name in shape.by_kind[Kind.JSON][0] if (text := item[name]) is not None}
-    item.update(zip(texts, _read_all(list(texts.values()), read_json), strict=True))
-    for name in shape.by_kind[Kind.FLAG][0]:
+    item: dict[str, Any] = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
+    held = [name for name in shape.json_names if item[name] is not None]
+    item.update(zip(held, _read_all([item[name] for name in held], read_json), strict=True))
+    for name in shape.flag_names:
         if item[name] is not None:
             item[name] = bool(item[name])
     if item.get("traceId") == "" and shape.table == "observations":
