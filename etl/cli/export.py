@@ -55,10 +55,15 @@ def export_command(
 
     Example: langfuse-etl export my-session --name-by metadata.message_id
     """
+    sessions = tuple(dict.fromkeys([*(session or ()), *_listed(from_file)]))
+    is_selecting = bool(sessions or trace or everything or since or until or where)
     if verify is not None:
+        if is_selecting or refresh or stdout:
+            raise typer.BadParameter("--verify DIR checks all of a folder; it goes with --json only")
         _verify(verify, as_json)
         return
-    sessions = tuple(dict.fromkeys([*(session or ()), *_listed(from_file)]))
+    if stdout and as_json:
+        raise typer.BadParameter("--stdout and --json both want standard output; choose one")
     selection = Selection(
         sessions=sessions,
         traces=tuple(trace or ()),
@@ -68,7 +73,7 @@ def export_command(
         where=tuple(_condition(one) for one in where or ()),
         project=project,
     )
-    if not (sessions or trace or everything or since or until or where):
+    if not is_selecting:
         raise typer.BadParameter("name a session, or choose with --all, --trace, --from, --to or --where")
     overrides = {"export.directory": None if directory is None else str(directory), "export.name_by": name_by}
     if refresh and not sessions:

@@ -130,6 +130,8 @@ def test_an_argument_that_is_no_utf_8_is_a_usage_error(cli: Cli, words: list[str
         (["export", "--from-file", "odd.txt"], "odd.txt"),
         (["export", "--from-file", "nul.txt"], "nul.txt"),
         (["export", "--all", "--refresh"], "--refresh needs the ids"),
+        (["export", "s", "--stdout", "--json"], "--stdout and --json"),
+        (["export", "s", "--verify", "."], "--verify"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
