@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from json_values import exact
@@ -80,7 +80,7 @@ def physical_rows(conn: Connection, table_name: str) -> Any:
 
 
 def view(conn: Connection, name: str) -> list[dict[str, Any]]:
-    """All rows of a view, ordered by all columns; instants and days as text."""
+    """All rows of a view, ordered by all columns; instants as text."""
     schema = schema_of(conn)
     rows = conn.execute(text(f"SELECT * FROM {schema}.{name}" if schema else f"SELECT * FROM {name}")).mappings()
     found = [{column: _as_text(value) for column, value in row.items()} for row in rows]
@@ -88,9 +88,7 @@ def view(conn: Connection, name: str) -> list[dict[str, Any]]:
 
 
 def _as_text(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return instant_text(value)
-    return value.isoformat() if isinstance(value, date) else value
+    return instant_text(value) if isinstance(value, datetime) else value
 
 
 def count(conn: Connection, table: Any) -> int:

@@ -63,7 +63,7 @@ _SHARED = {
     "stream": "traces, observations, scores or sessions",
     "filters_hash": "tells with which filters was read",
     "api": "which generation of the API was read: traces or observations",
-    "day": "UTC; a date on Postgres, text YYYY-MM-DD on SQLite",
+    "day": "UTC, as text YYYY-MM-DD",
     "traces": "how many traces",
     "observations": "how many observations",
     "calls": "how many observations that name a model",

@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import date
 from typing import Any
 
-from sqlalchemy import BigInteger, Column, Date, Dialect, Double, MetaData, Table, Text
-from sqlalchemy.types import TypeDecorator, TypeEngine
+from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
+from sqlalchemy.types import TypeEngine
 
 from etl.load.types import InstantText
 
 _metadata = MetaData()
-
-
-class DayText(TypeDecorator[str]):
-    """A UTC day: `date` on Postgres, text on SQLite; `YYYY-MM-DD` in Python."""
-
-    impl = Text
-    cache_ok = True
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(Date() if dialect.name == "postgresql" else Text())
-
-    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
-        return date.fromisoformat(value) if dialect.name == "postgresql" and value is not None else value
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return value.isoformat() if isinstance(value, date) else value
 
 
 def _view(name: str, **columns: TypeEngine[Any]) -> Table:
@@ -40,7 +23,7 @@ _COUNT: TypeEngine[Any] = BigInteger()
 daily_cost = _view(
     "daily_cost",
     project_id=_TEXT,
-    day=DayText(),
+    day=_TEXT,
     trace_name=_TEXT,
     user_id=_TEXT,
     session_id=_TEXT,
@@ -53,7 +36,7 @@ daily_cost = _view(
 daily_usage = _view(
     "daily_usage",
     project_id=_TEXT,
-    day=DayText(),
+    day=_TEXT,
     model=_TEXT,
     calls=_COUNT,
     total_tokens=_COUNT,
@@ -62,7 +45,7 @@ daily_usage = _view(
 latency_daily = _view(
     "latency_daily",
     project_id=_TEXT,
-    day=DayText(),
+    day=_TEXT,
     scope=_TEXT,
     count=_COUNT,
     errors=_COUNT,

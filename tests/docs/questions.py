@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import date, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -76,8 +76,6 @@ def _cell(value: Any) -> str:
         return ""
     if isinstance(value, datetime):
         return instant_text(value)
-    if isinstance(value, date):
-        return value.isoformat()
     if isinstance(value, Decimal) and value == int(value):
         return str(int(value))
     if isinstance(value, float | Decimal):
