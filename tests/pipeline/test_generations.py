@@ -547,7 +547,9 @@ def test_a_deletion_mark_goes_when_a_derived_trace_is_seen_again(database: Engin
 # Rows that arrive over days, through whole runs
 
 
-def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(new_engine: Callable[[], Engine]) -> None:
+def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(
+    new_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Hours between children and root, no root, two roots, ten windows; texts that are JSON and that are not."""
     day, long, top = 86_400, {"long": "v" * 10_000, "nested": {"k": "é" * 10_000}}, {"parentObservationId": None}
     arriving = {
@@ -556,7 +558,7 @@ def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(new_engine
             span("c2", -3_000, "late-root", traceName="named by a child"),
             span("a", -900, "no-root", userId="u", input='{"not": "shown"}'),
             span("r1", -800, "two-roots", input="first", metadata=long, **top),
-            *(span(f"w{n}", -n * day, "ten-windows", tags=[str(n)], updatedAt=-n * day) for n in range(1, 10)),
+            *(span(f"w{n}", -n * day, "ten-windows", tags=[str(n)], updatedAt=-n * day) for n in range(1, 11)),
         ],
         5: [
             span("root", -7_200, "late-root", endTime=10_000, updatedAt=10_001, input="[1, 2", **top),
@@ -574,9 +576,16 @@ def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(new_engine
             now = START + timedelta(hours=hours)
             for item in arriving.get(hours, ()):
                 dataset.put_event(item)
-            assert sync(pieces, server, now=now).status == "ok"
+            with monkeypatch.context() as small:
+                small.setattr("etl.extract.cursor.SEGMENT_ROWS", 1)
+                small.setattr("etl.extract.observations_api.MAX_LIMIT", 1)
+                assert sync(pieces, server, now=now).status == "ok"
         assert sync(whole, server, now=now).status == "ok"
     assert same_tables(pieces) == same_tables(whole)
+    times = [datetime.fromisoformat(row["start_time"]) for row in rows(pieces, "observations") if row["id"][0] == "w"]
+    first_read = [row for row in rows(pieces, "sync_windows") if row["tier"] in ("live", "history")]
+    windows = {(row["window_start"], row["window_end"]) for row in first_read if row["stream"] == "observations"}
+    assert sum(any(start <= at < end for at in times) for start, end in windows) >= 10
     found = {row["id"]: to_api(row, TRACE_V2) for row in rows(pieces, "traces")}
     assert set(found) == {"late-root", "no-root", "two-roots", "ten-windows"}
     assert (found["late-root"]["name"], found["late-root"]["input"]) == ("named by a child", "[1, 2")
@@ -584,9 +593,9 @@ def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(new_engine
     assert (found["no-root"]["input"], found["no-root"]["userId"]) == (None, "u")
     assert (found["two-roots"]["input"], found["two-roots"]["output"]) == ({"q": 100}, "00123")
     assert (found["ten-windows"]["input"], found["ten-windows"]["metadata"]) == (17400353, long)
-    assert found["ten-windows"]["timestamp"] == instant(-9 * day)
+    assert found["ten-windows"]["timestamp"] == instant(-10 * day)
     latencies = {row["id"]: row["latency"] for row in rows(pieces, "traces")}
-    assert (latencies["late-root"], latencies["ten-windows"]) == (17_200, 9 * day + 9_000)
+    assert (latencies["late-root"], latencies["ten-windows"]) == (17_200, 10 * day + 9_000)
 
 
 def test_contents_of_many_traces_are_never_in_memory_together(engine: Engine) -> None:
