@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
@@ -26,7 +26,7 @@ from etl.load.engine import schema_of, writing
 from etl.pipeline.plan import Due, cut_for_reader
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
-from etl.pipeline.verify import compare_with_server
+from etl.pipeline.verify import Comparison, compare_with_server
 from etl.service.lease import write_lease
 from etl.service.projects import Connected
 from etl.service.sync import Explicit, for_each_project, run_project, sync_projects
@@ -321,11 +321,9 @@ class Machine:
 
     def repair(self) -> None:
         """`verify --repair --full` over everything."""
-        config = configuration(self.server, self.readers)
 
         def run(one: Connected, scope: Scope) -> RunReport:
-            everything = Window(self.world.began - 10 * DAY, self.world.now - LAG)
-            found = compare_with_server(self.engine, one.reader, scope, everything, full=True)
+            found = self._compared(one, scope)
             if found.agrees:
                 return RunReport(one.settings.name)
             return run_project(
@@ -334,10 +332,28 @@ class Machine:
             )  # fmt: skip
 
         with write_lease(self.engine) as owner:
-            (report,) = for_each_project(
-                config, self.engine, projects=config.projects, streams=(), stop=threading.Event(),
-                now=lambda: self.world.now, run=run,
-            )  # fmt: skip
+            self._for_the_project(run)
+
+    def verify(self) -> None:
+        """`verify --full` over everything finds nothing."""
+
+        def run(one: Connected, scope: Scope) -> RunReport:
+            found = self._compared(one, scope)
+            assert found.agrees, found
+            return RunReport(one.settings.name)
+
+        self._for_the_project(run)
+
+    def _compared(self, one: Connected, scope: Scope) -> Comparison:
+        everything = Window(self.world.began - 10 * DAY, self.world.now - LAG)
+        return compare_with_server(self.engine, one.reader, scope, everything, full=True)
+
+    def _for_the_project(self, run: Callable[[Connected, Scope], RunReport]) -> None:
+        config = configuration(self.server, self.readers)
+        (report,) = for_each_project(
+            config, self.engine, projects=config.projects, streams=(), stop=threading.Event(),
+            now=lambda: self.world.now, run=run,
+        )  # fmt: skip
         assert (report.status, report.error) == ("ok", None)
 
     # What holds after every run
