@@ -54,7 +54,7 @@ def store_rows(
         # Of rows that the older API gave nobody may have derived a trace or a session yet.
         missing = touched - stored_trace_ids(conn, project_id, touched)
         derive_traces(conn, project_id, missing if light else missing | changed, now, distrust=distrust)
-        named = session_ids_without_row(conn, project_id, touched)
+        named = session_ids_without_row(conn, project_id, touched if light else touched - changed)
         if not light:
             named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
         # A session that a trace has left may have another earliest one now, and so another environment.
