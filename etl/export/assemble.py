@@ -13,9 +13,8 @@ from etl.export.manifest import MANIFEST
 from etl.export.names import Names, Wanted, agree_on_names
 from etl.export.paths import find, matches, name_text
 from etl.export.selection import Selection
-from etl.load.queries import StoredSession, rows_of_traces, trace_keys
+from etl.load.queries import StoredSession, rows_of_traces, trace_ids
 from etl.load.tables import observations, scores, traces
-from etl.load.types import instant_text
 from etl.transform.documents import DOCUMENT_COLUMNS, Document, Row, full_document, row_document
 from etl.transform.fields import TRACE_DOCUMENT
 from etl.transform.rows import to_api
@@ -90,8 +89,7 @@ def plan_session(conn: Connection, session: StoredSession, selection: Selection,
 
 def _all_wanted(conn: Connection, session: StoredSession, name_by: str) -> Iterator[Wanted]:
     """What the file of each trace of a session is to be called."""
-    trace_ids = (trace_id for _, trace_id in trace_keys(conn, session))
-    for trace_id, item in _glances(conn, session, trace_ids, [name_by]):
+    for trace_id, item in _glances(conn, session, trace_ids(conn, session), [name_by]):
         yield _wanted(trace_id, item, name_by)
 
 
@@ -101,29 +99,22 @@ def _wanted(trace_id: str, item: Mapping[str, Any], name_by: str) -> Wanted:
 
 def _selected(conn: Connection, session: StoredSession, selection: Selection) -> Iterator[str]:
     """The ids of what is selected of a session, in the order (timestamp, id)."""
-    start = None if selection.start is None else instant_text(selection.start)
-    end = None if selection.end is None else instant_text(selection.end)
-    ids = frozenset(selection.traces)
-    trace_ids = (
-        trace_id
-        for timestamp, trace_id in trace_keys(conn, session)
-        if (not ids or trace_id in ids)
-        and (start is None or timestamp >= start)
-        and (end is None or "" < timestamp < end)
-    )
-    if not selection.where:
-        return trace_ids
-    glances = _glances(conn, session, trace_ids, [path for path, _ in selection.where])
-    return (trace_id for trace_id, item in glances if all(matches(item, *condition) for condition in selection.where))
+    found = trace_ids(conn, session, selection.start, selection.end)
+    if selection.traces:
+        found = filter(frozenset(selection.traces).__contains__, found)
+    if selection.where:
+        glances = _glances(conn, session, found, [path for path, _ in selection.where])
+        found = (one for one, item in glances if all(matches(item, *condition) for condition in selection.where))
+    return found
 
 
 def _glances(
-    conn: Connection, session: StoredSession, trace_ids: Iterable[str], paths: list[str]
+    conn: Connection, session: StoredSession, ids: Iterable[str], paths: list[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Traces of a session as objects that hold no more than these paths lead to."""
     glance = _glance(paths)
-    for ids in _groups(trace_ids, _GLANCED_TRACES):
-        yield from zip(ids, glance(conn, session, ids), strict=True)
+    for group in _groups(ids, _GLANCED_TRACES):
+        yield from zip(group, glance(conn, session, group), strict=True)
 
 
 def _glance(paths: list[str]) -> _Glance:
@@ -134,15 +125,15 @@ def _glance(paths: list[str]) -> _Glance:
     shape = replace(TRACE_DOCUMENT, fields=fields)
     columns = (*shape.columns, "extra", "exact")
 
-    def items(conn: Connection, session: StoredSession, trace_ids: list[str]) -> Iterator[dict[str, Any]]:
-        rows = rows_of_traces(conn, traces, session.project_id, trace_ids, columns)
-        return (to_api(rows[trace_id][0], shape) for trace_id in trace_ids)
+    def items(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[dict[str, Any]]:
+        rows = rows_of_traces(conn, traces, session.project_id, ids, columns)
+        return (to_api(rows[trace_id][0], shape) for trace_id in ids)
 
     return items
 
 
-def _whole_items(conn: Connection, session: StoredSession, trace_ids: list[str]) -> Iterator[dict[str, Any]]:
-    return (document.item for document in _documents(conn, session, trace_ids, "full"))
+def _whole_items(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[dict[str, Any]]:
+    return (document.item for document in _documents(conn, session, ids, "full"))
 
 
 def _documents(conn: Connection, session: StoredSession, trace_ids: list[str], detail: _Detail) -> Iterator[Document]:

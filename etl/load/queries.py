@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 
@@ -18,7 +18,8 @@ from etl.load.keys import ids_listed, is_listed
 from etl.load.tables import projects, traces
 from etl.load.types import instant_text
 
-_KEYS_PER_FETCH = 1_000
+_IDS_PER_FETCH = 1_000
+_Row = TypeVar("_Row", bound=tuple[Any, ...])
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _IDS_PER_SELECT = 10_000
 
@@ -64,10 +65,7 @@ def stored_sessions(
     columns = traces.c
     query = select(columns.project_id, columns.session_id, func.count().filter(columns.deleted_at.is_(None)))
     query = query.where(columns.project_id.in_(project_ids)).group_by(columns.project_id, columns.session_id)
-    if start is not None:
-        query = query.where(columns.timestamp >= instant_text(start))
-    if end is not None:
-        query = query.where(columns.timestamp < instant_text(end))
+    query = _within(query, start, end)
     found = [
         StoredSession(*row) for part in _with_ids(query, columns.session_id, session_ids) for row in conn.execute(part)
     ]
@@ -96,25 +94,29 @@ def latest_session_ids(conn: Connection, project_ids: Collection[str], limit: in
     return list(conn.execute(query.order_by(func.max(columns.timestamp).desc()).limit(limit)).scalars())
 
 
-def trace_keys(conn: Connection, session: StoredSession) -> Iterator[tuple[str, str]]:
-    """Timestamp ("" for none) and id of each trace of a session, in the order of both.
+def trace_ids(
+    conn: Connection, session: StoredSession, start: datetime | None = None, end: datetime | None = None
+) -> Iterator[str]:
+    """The id of each trace of a session, in the order (timestamp, id), those without a timestamp first.
 
     Texts are in the order of their code points, whatever the language of the database.
+
+    Args:
+        conn: An open connection.
+        session: Whose traces.
+        start: Only traces from this instant on; aware.
+        end: Only traces before this instant; aware.
     """
     columns = traces.c
     trace_id = columns.id if conn.dialect.name == "sqlite" else columns.id.collate("C")
-    query = (
-        select(columns.timestamp, columns.id)
-        .where(
-            columns.project_id == session.project_id,
-            columns.session_id == session.session_id,
-            columns.deleted_at.is_(None),
-        )
-        .order_by(columns.timestamp.nulls_first(), trace_id)
+    query = _within(select(columns.id), start, end).where(
+        columns.project_id == session.project_id,
+        columns.session_id == session.session_id,
+        columns.deleted_at.is_(None),
     )
-    with conn.execute(query, execution_options={"yield_per": _KEYS_PER_FETCH}) as result:
-        for timestamp, found in result:
-            yield timestamp or "", found
+    query = query.order_by(columns.timestamp.nulls_first(), trace_id)
+    with conn.execute(query, execution_options={"yield_per": _IDS_PER_FETCH}) as result:
+        yield from result.scalars()
 
 
 def rows_of_traces(
@@ -149,6 +151,14 @@ def _of_traces(dialect: str, table: Table, columns: tuple[str, ...]) -> Select[A
         is_listed(dialect, trace_id),
         table.c.deleted_at.is_(None),
     )
+
+
+def _within(query: Select[_Row], start: datetime | None, end: datetime | None) -> Select[_Row]:
+    if start is not None:
+        query = query.where(traces.c.timestamp >= instant_text(start))
+    if end is not None:
+        query = query.where(traces.c.timestamp < instant_text(end))
+    return query
 
 
 def _projects_of_traces(conn: Connection) -> Iterator[str]:

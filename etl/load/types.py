@@ -39,12 +39,16 @@ class InstantText(_TimestampColumn):
 
     cache_ok = True
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
-        return instant_text(value) if isinstance(value, datetime) else value
-
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
-        # Rows have half a dozen of these; a call that changes nothing takes as long as reading the value.
-        return super().result_processor(dialect, coltype) if dialect.name == "postgresql" else None
+        # Rows have half a dozen of these; the usual way to a value takes longer than reading it.
+        return _read_instant if dialect.name == "postgresql" else None
+
+
+def _read_instant(value: Any) -> Any:
+    if not isinstance(value, datetime):
+        return value
+    text = value.isoformat(timespec="milliseconds")
+    return f"{text[:-6]}Z" if text.endswith("+00:00") else instant_text(value)
 
 
 class Instant(_TimestampColumn):

@@ -89,14 +89,17 @@ def loads_sorted(text: str) -> Spelled:
     body = text.encode("utf-8", "surrogatepass")
     try:
         value = orjson.loads(body)
-        if orjson.dumps(value, option=orjson.OPT_SORT_KEYS) == body:  # so not a digit was lost
+        in_order = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+        if in_order == body:  # written again as it was read, so that not a digit was lost
             return Spelled(value, body, plain=True)
+        # Postgres keeps another order, and puts spaces in between.
+        if orjson.dumps(value).translate(None, b" ") == body.translate(None, b" "):
+            return Spelled(orjson.loads(in_order), in_order, plain=True)
     except (orjson.JSONDecodeError, TypeError):
         pass
-    # Postgres keeps another order and other spaces.
     value, plain = parse(body)
-    body = dumps_bytes(value)
-    return Spelled(orjson.loads(body) if plain else parse(body).value, body, plain)
+    in_order = dumps_bytes(value)
+    return Spelled(orjson.loads(in_order) if plain else parse(in_order).value, in_order, plain)
 
 
 def dumps(value: Any) -> str:
