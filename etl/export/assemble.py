@@ -68,11 +68,10 @@ class SessionPlan:
     def documents(self, detail: _Detail) -> Iterator[NamedDocument]:
         """What is selected, in the order (timestamp, id)."""
         for ids in _groups(_selected(self.conn, self.session, self.selection), _READINGS[detail].traces):
-            found = list(_documents(self.conn, self.session, ids, detail))
-            items: Iterable[Mapping[str, Any]] = (document.item for document in found)
-            if detail == "row" and _needs_children(self.name_by):
-                items = _whole_items(self.conn, self.session, ids)
-            for trace_id, document, item in zip(ids, found, items, strict=True):
+            is_in_document = detail == "full" or not _needs_children(self.name_by)
+            whole = None if is_in_document else _whole_items(self.conn, self.session, ids)
+            for trace_id, document in zip(ids, _documents(self.conn, self.session, ids, detail), strict=True):
+                item = document.item if whole is None else next(whole)
                 yield NamedDocument(trace_id, self.names.name(_wanted(trace_id, item, self.name_by)), document)
 
     def file_names(self) -> Iterator[str]:
@@ -136,14 +135,14 @@ def _whole_items(conn: Connection, session: StoredSession, ids: list[str]) -> It
     return (document.item for document in _documents(conn, session, ids, "full"))
 
 
-def _documents(conn: Connection, session: StoredSession, trace_ids: list[str], detail: _Detail) -> Iterator[Document]:
+def _documents(conn: Connection, session: StoredSession, ids: list[str], detail: _Detail) -> Iterator[Document]:
     """The documents of these traces of a session, in the order given."""
     reading = _READINGS[detail]
-    for ids in _groups(trace_ids, reading.traces):
-        trace_rows = rows_of_traces(conn, traces, session.project_id, ids, DOCUMENT_COLUMNS["traces"])
-        observation_rows = rows_of_traces(conn, observations, session.project_id, ids, reading.observation_columns)
-        score_rows = rows_of_traces(conn, scores, session.project_id, ids, reading.score_columns)
-        for trace_id in ids:
+    for group in _groups(ids, reading.traces):
+        trace_rows = rows_of_traces(conn, traces, session.project_id, group, DOCUMENT_COLUMNS["traces"])
+        observation_rows = rows_of_traces(conn, observations, session.project_id, group, reading.observation_columns)
+        score_rows = rows_of_traces(conn, scores, session.project_id, group, reading.score_columns)
+        for trace_id in group:
             (row,) = trace_rows[trace_id]
             yield reading.build(row, observation_rows.get(trace_id, ()), score_rows.get(trace_id, ()))
 

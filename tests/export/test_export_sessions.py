@@ -6,7 +6,7 @@ import io
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from export_data import NOW, PROJECT, edit, fill, read_tree, store, trace
@@ -386,6 +386,7 @@ def test_a_trace_keeps_its_name_whatever_part_is_exported(engine: Engine, tmp_pa
     assert names(result.directory) == ["5~a.json", "manifest.json"]
 
 
+@pytest.mark.parametrize("detail", ["full", "row"])
 @pytest.mark.parametrize(
     ("name_by", "expected"),
     [
@@ -399,13 +400,15 @@ def test_a_trace_keeps_its_name_whatever_part_is_exported(engine: Engine, tmp_pa
         ("public", "a.json"),
     ],
 )
-def test_any_path_of_the_trace_names_the_file(engine: Engine, tmp_path: Path, name_by: str, expected: str) -> None:
+def test_any_path_of_the_trace_names_the_file(
+    engine: Engine, tmp_path: Path, name_by: str, expected: str, detail: Literal["full", "row"]
+) -> None:
     metadata = {"deep.key": "dotted", "deep": {"key": "nested"}}
     fill(engine, trace("a", tags=["first", "second"], metadata=metadata, unknown={"field": "new"}))
     store(engine, OBSERVATION, observation("o", "a"))
     store(engine, SCORE_LEGACY, score("x", "a", value=0.5))
 
-    (result,) = export_sessions(engine, S1, Options(tmp_path, name_by=name_by))
+    (result,) = export_sessions(engine, S1, Options(tmp_path, name_by=name_by, detail=detail))
 
     assert sorted([expected, "manifest.json"]) == names(result.directory)
 
@@ -565,6 +568,15 @@ def test_progress_counts_up_to_all(engine: Engine, tmp_path: Path) -> None:
     export_sessions(engine, Selection(all=True), Options(tmp_path), lambda done, total: seen.append((done, total)))
 
     assert [(done, 6) for done in range(1, 7)] == seen
+
+
+def test_the_manifest_is_laid_out_as_the_files_are(engine: Engine, tmp_path: Path) -> None:
+    fill(engine, trace("a", metadata={"message_id": "质量"}), trace("b"))
+
+    (result,) = export_sessions(engine, S1, Options(tmp_path))
+
+    text = (result.directory / "manifest.json").read_text(encoding="utf-8")
+    assert json.dumps(json.loads(text), indent=2, ensure_ascii=False) + "\n" == text
 
 
 def test_an_indent_out_of_range_is_refused(engine: Engine, tmp_path: Path) -> None:
