@@ -140,38 +140,47 @@ def test_damage_is_found_and_only_its_windows_are_read_again(engine: Engine, ser
 
 @APIS
 def test_what_happened_at_the_server_where_no_tier_looks_is_found(engine: Engine, api: str) -> None:
-    """Late rows, edits and deletions of every kind, two days back, while nobody reads."""
-    data, back = dataset(), text(END - timedelta(hours=40))
-    assert sorted(Sync().lookback)[-2] / 2 < timedelta(hours=40), "only the largest tier goes further back"
-    whole = {"id": "late", "createdAt": back, "updatedAt": back}
+    """Late rows, edits and deletions of every kind, 16 days back."""
+    data, late = dataset(), END - timedelta(days=16)
+    assert END - late > max(Sync().lookback)
+    back, before_that = text(late), text(late - timedelta(days=2))
+    start, now = END - timedelta(days=21), END + timedelta(hours=26)
+    for name in ("kept", "edited", "deleted"):
+        own = {"id": name, "traceId": name, "createdAt": before_that, "updatedAt": before_that}
+        data.put_trace(own | {"timestamp": before_that, "sessionId": "old"})
+        data.put_observation(own | {"startTime": back})
+        data.put_score(own | {"timestamp": back, "value": 1})
+    data.put_event(event("derived", "root", 24 * 17))
     with MockLangfuse(data, api=api) as server:
         assert sync(engine, server, now=END).status == "ok"
         before = same_tables(engine)
-        first, second, third = data.traces()[4], data.traces()[5], data.traces()[6]
+        whole = {"id": "late", "traceId": "kept", "createdAt": back, "updatedAt": back}
         data.put_trace(whole | {"timestamp": back, "sessionId": "late"})
-        data.put_observation(whole | {"traceId": first["id"], "startTime": back, "endTime": text(END)})
-        data.put_score(whole | {"traceId": first["id"], "timestamp": back, "value": 1})
-        data.put_trace(second | {"name": "edited", "updatedAt": text(END)})
-        data.delete_trace(third["id"])
-        data.put_event(event("late native", "o", 39, sessionId="late native"))
-        data.put_event(event("wide", "late", 38, parentObservationId="root", updatedAt=text(END), userId="edited"))
-        gone = [row for table in ("observations", "scores") for row in before[table] if row["trace_id"] == third["id"]]
-        found = verify(engine, server, START, END)
+        data.put_observation(whole | {"startTime": back, "endTime": text(late + timedelta(hours=9))})
+        data.put_score(whole | {"timestamp": back, "value": 1})
+        edited = {"name": "new", "sessionId": "old", "createdAt": before_that, "updatedAt": text(END)}
+        data.put_trace({"id": "edited", "timestamp": before_that} | edited)
+        data.delete_trace("deleted")
+        data.put_event(event("late native", "o", 24 * 16, sessionId="late native"))
+        data.put_event(event("derived", "child", 24 * 16, parentObservationId="root", userId="new"))
+        assert sync(engine, server, now=now).status == "ok"
+        assert same_tables(engine) == before, "no tier looks so far back"
+
+        found = counts(verify(engine, server, start, END))
         # On v4 the trace and the session of an observation follow once that is there.
-        late = 5 if api == "v4" else 4
-        assert counts(found) == (late, 1, 1 + len(gone), 0)
+        assert found == (5 if api == "v4" else 4, 1, 3, 0)
         assert same_tables(engine) == before
-        assert counts(verify(engine, server, START, END, repair=True)) == counts(found)
-        assert counts(verify(engine, server, START, END, full=True)) == (0, 0, 0, 0)
+        assert counts(verify(engine, server, start, END, repair=True)) == found
+        assert counts(verify(engine, server, start, END, full=True)) == (0, 0, 0, 0)
         stored = {row["id"]: row for row in rows(engine, "traces")}
-        assert (stored["late"]["session_id"], stored[second["id"]]["name"]) == ("late", "edited")
-        assert stored[first["id"]]["latency"] > 24 * 3_600
-        marked = {row["id"] for table in before for row in rows(engine, table) if row.get("deleted_at")}
-        assert marked == {third["id"], *(row["id"] for row in gone)}
-        if api == "v4":
-            assert (stored["late native"]["session_id"], stored["wide"]["user_id"]) == ("late native", "edited")
+        assert (stored["late"]["session_id"], stored["edited"]["name"]) == ("late", "new")
+        assert stored["kept"]["latency"] == 9 * 3_600
+        marked = [row["id"] for table in before for row in rows(engine, table) if row.get("deleted_at")]
+        assert marked == ["deleted"] * 3
         sessions = {row["id"] for row in rows(engine, "sessions")} - {row["id"] for row in before["sessions"]}
         assert sessions == ({"late", "late native"} if api == "v4" else {"late"})
+        if api == "v4":
+            assert (stored["late native"]["session_id"], stored["derived"]["user_id"]) == ("late native", "new")
 
 
 def is_in(at: datetime, window: Window) -> bool:
