@@ -254,19 +254,17 @@ class Client:
             check_list(answer.value, path)
         return answer
 
-    def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytes:
-        chunks: list[bytes] = []
-        size = 0
+    def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytearray:
+        body = bytearray()  # pieces put together at the end would be held twice
         for chunk in response.iter_content(_CHUNK_BYTES):
-            chunks.append(chunk)
-            size += len(chunk)
-            if max_bytes is not None and size > max_bytes:
+            body += chunk
+            if max_bytes is not None and len(body) > max_bytes:
                 raise TooMuchError(f"GET {path}: more than {max_bytes} bytes", path=path, timed_out=False)
             if time.monotonic() - started > 2 * self._timeout[1]:
                 raise TooMuchError(f"GET {path}: the answer does not end", path=path, timed_out=True)
             if self.stop.is_set():
                 raise ShutdownRequested("stopped during a request")
-        return b"".join(chunks)
+        return body
 
     def _connection_error(self, error: requests.ConnectionError, path: str) -> ApiError:
         text = str(error)
@@ -292,7 +290,7 @@ class Client:
             budget.learn(int(limit))
         return _RateLimitedError(f"GET {path}: rate limited for {wait_s:g} s", path=path, status=429)
 
-    def _judge(self, response: requests.Response, body: bytes, path: str) -> Answer:
+    def _judge(self, response: requests.Response, body: bytearray, path: str) -> Answer:
         status = response.status_code
         try:
             value, plain = parse(body)

@@ -97,6 +97,14 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     )
 
 
+def parts_of(page: Page) -> Iterator[Page]:
+    """A large page in parts that are taken out of it one by one, so that not all of it is rows at the same time."""
+    while len(page.items) > _ROWS:
+        yield page._replace(items=page.items[:_ROWS], closes=())
+        del page.items[:_ROWS]
+    yield page
+
+
 def together(batches: Iterable[Batch]) -> Iterator[Batch]:
     """The same, with small ones put together; what came before an error is given out before it is raised."""
     held: Batch | None = None

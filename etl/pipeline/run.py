@@ -29,7 +29,7 @@ from etl.load.keys import Key
 from etl.load.selection import stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline import switch
-from etl.pipeline.batch import Batch, batch_of, together
+from etl.pipeline.batch import Batch, batch_of, parts_of, together
 from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
@@ -311,14 +311,17 @@ class _Run:
                         flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
                         flaw = next((one for one in _WORST_FIRST if one == flaw or one in flaws), None)
                         for part in self._completed(work, whole._replace(closes=())):
-                            yield self._batch(part, compared=True)
+                            yield from self._stored_in_parts(part, compared=True)
                 if flaw is not None and batch.closes:
                     batch.closes = [segment._replace(proof=flaw) for segment in batch.closes]
                     flaw = None
                 yield batch
             else:
                 for part in self._completed(work, page):
-                    yield self._batch(part, compared=work.read_before)
+                    yield from self._stored_in_parts(part, compared=work.read_before)
+
+    def _stored_in_parts(self, page: Page, *, compared: bool) -> Iterator[Batch]:
+        return (self._batch(part, compared=compared) for part in parts_of(page))
 
     def _batch(self, page: Page, *, compared: bool) -> Batch:
         """What of a page has to be written; not `compared` where hardly any of it can be stored yet."""

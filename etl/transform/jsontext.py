@@ -57,7 +57,7 @@ class Spelled(NamedTuple):
     plain: bool
 
 
-def parse(body: bytes) -> Parsed:
+def parse(body: bytes | bytearray) -> Parsed:
     """The value of a JSON text in UTF-8; floats are exact, or `Decimal` where a double would lose digits.
 
     Raises:
@@ -160,14 +160,14 @@ _UNHOLDABLE = re.compile("[\x00\ud800-\udfff]")
 _JSONB_DIGITS = 16_000
 
 
-def _may_have_long_number(body: bytes) -> bool:
+def _may_have_long_number(body: bytes | bytearray) -> bool:
     outline = body.translate(_OUTLINE, _NO_OUTLINE)
     if b"," + _SIXTEEN_DIGITS in outline or outline.startswith(_SIXTEEN_DIGITS):
         return True
     return _LARGE_EXPONENT.search(outline) is not None
 
 
-def _long_numbers(body: bytes) -> Iterator[bytes]:
+def _long_numbers(body: bytes | bytearray) -> Iterator[bytes]:
     if alone := _LONG_NUMBER_ALONE.match(body):
         yield alone[1]
     for pattern in _LONG_NUMBERS:
