@@ -38,6 +38,7 @@ _MODELS = (
     ("gpt-4o", "b9854a5c92dc496b997d99d20", 2.5e-06, 1e-05),
     ("my-own-model", None, None, None),
 )
+_PROMPTS = (None, ("support-answer", 1), ("support-answer", 2), ("分类/intent", 3))
 _SENTENCES = (
     "Where is my order #48213? It was promised for Monday. ",
     "Can I return a product after 30 days?\nIt was a gift.\tThanks. ",
@@ -172,6 +173,7 @@ class _Maker:
                 "metadata": {"step": step, "host": "w-1"},
                 **self._contents(),
                 **(self._usage(start) if kind in ("GENERATION", "EMBEDDING") else {}),
+                **(_prompt(start) if kind == "GENERATION" else {}),
                 **written,
             }
 
@@ -245,6 +247,15 @@ class _Maker:
             "outputPrice": output_price,
             "costDetails": {"input": cost_in, "output": cost_out, "total": round(cost_in + cost_out, 12)},
         }
+
+
+def _prompt(start: int) -> Row:
+    """One by the time of the call: a draw from the random numbers would change all rows after it."""
+    prompt = _PROMPTS[start % len(_PROMPTS)]
+    if prompt is None:
+        return {}
+    name, version = prompt
+    return {"promptId": f"prompt-{name}-{version}", "promptName": name, "promptVersion": version}
 
 
 def _texts(rng: random.Random, size: int) -> list[str]:

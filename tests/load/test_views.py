@@ -270,6 +270,11 @@ def check(expected: list[Item], found: list[Item]) -> None:
         assert wanted == got or math.isclose(wanted, got, rel_tol=1e-12, abs_tol=1e-12)
 
 
+def kinds(rows: list[Item]) -> list[dict[str, str]]:
+    """The type of each value: a number that one database gives as a decimal equals that of the other all the same."""
+    return [{name: type(value).__name__ for name, value in row.items()} for row in in_order(rows)]
+
+
 RECORDED = ("trace_summary", "session_summary", "daily_usage", "daily_cost", "latency_daily", "user_summary")
 
 
@@ -279,9 +284,12 @@ def test_views_over_the_recorded_data_say_what_python_computes(recorded_pair: Pa
     expected = summaries(traces, observations, scores)[name]
 
     assert expected
+    found = []
     for engine in recorded_pair:
         with reading(engine) as conn:
-            check([row | {"project_id": traces[0]["projectId"]} for row in expected], view(conn, name))
+            found.append(view(conn, name))
+            check([row | {"project_id": traces[0]["projectId"]} for row in expected], found[-1])
+    assert kinds(found[0]) == kinds(found[1])
 
 
 @pytest.mark.parametrize("name", COLUMNS)
@@ -302,10 +310,12 @@ moments = st.sampled_from(
 )
 ids = st.sampled_from(["a", "b", "c", ""])
 names = st.sampled_from([None, "n", "N", ""])
+PROJECTS = ["p", "p", "q"]
 
 
 def objects(shape: Any, **fields: Any) -> st.SearchStrategy[Item]:
-    nothing = {field.api: None for field in shape.fields if field.api not in shape.optional} | {"projectId": "p"}
+    nothing = {field.api: None for field in shape.fields if field.api not in shape.optional}
+    fields["projectId"] = st.sampled_from(PROJECTS)
     return st.fixed_dictionaries({**fields, "_gone": st.sampled_from([False, False, True])}).map(
         lambda item: nothing | item
     )
@@ -316,7 +326,7 @@ some_traces = st.lists(
         TRACE_DOCUMENT, id=ids, timestamp=moments, name=names, sessionId=st.sampled_from([None, "s", "S", ""]),
         userId=st.sampled_from([None, "u", "v", ""]), totalCost=costs, latency=seconds,
     ),
-    max_size=4, unique_by=lambda item: item["id"],
+    max_size=6, unique_by=lambda item: (item["projectId"], item["id"]),
 )  # fmt: skip
 some_observations = st.lists(
     objects(
@@ -326,7 +336,7 @@ some_observations = st.lists(
         totalTokens=counts, calculatedTotalCost=costs, latency=seconds, timeToFirstToken=seconds,
         promptName=names, promptVersion=st.sampled_from([None, 1, 2]), statusMessage=names, environment=names,
     ),
-    max_size=24, unique_by=lambda item: (item["traceId"] or "", item["id"]),
+    max_size=24, unique_by=lambda item: (item["projectId"], item["traceId"] or "", item["id"]),
 )  # fmt: skip
 some_scores = st.lists(
     objects(
@@ -335,7 +345,7 @@ some_scores = st.lists(
         dataType=st.sampled_from(["NUMERIC", "CATEGORICAL", "BOOLEAN"]),
         value=st.sampled_from([None, 0, 1, 0.1, -2.5, 1e-7, 123456.789]),
     ),
-    max_size=8, unique_by=lambda i: i["id"],
+    max_size=8, unique_by=lambda item: (item["projectId"], item["id"]),
 )  # fmt: skip
 
 
@@ -349,14 +359,16 @@ def test_views_over_any_rows_say_what_python_computes_on_both_databases(
         "observations": (STREAMS["observations"], observations),
         "scores": (STREAMS["scores of v2"], scores),
     }
-    there = [[item for item in items if not item["_gone"]] for _, items in shapes.values()]
-    # A null trace id is stored as the empty one, and is that of no trace.
-    expected = summaries(there[0], [o | {"traceId": o["traceId"] or ""} for o in there[1]], there[2])
+    expected = of_projects([[item for item in items if not item["_gone"]] for _, items in shapes.values()])
+    found: dict[str, list[list[dict[str, str]]]] = defaultdict(list)
     for engine in shared_pair:
         with scratch(engine) as conn:
             for name, (stream, items) in shapes.items():
                 table = ROW_TABLES[name]
-                rows = [to_row({f: part for f, part in i.items() if f != "_gone"}, stream, "p") for i in items]
+                rows = [
+                    to_row({f: part for f, part in item.items() if f != "_gone"}, stream, item["projectId"])
+                    for item in items
+                ]
                 upsert(conn, name, rows, instant(0))
                 for row, item in zip(rows, items, strict=True):
                     if item["_gone"]:
@@ -364,7 +376,48 @@ def test_views_over_any_rows_say_what_python_computes_on_both_databases(
                         conn.execute(update(table).where(*key).values(deleted_at=instant(1)))
                 assert len(items) == len(conn.execute(select(table.c.id)).all())
             for name, wanted in expected.items():
-                check(wanted, view(conn, name))
+                rows = view(conn, name)
+                check(wanted, rows)
+                found[name].append(kinds(rows))
+    for sqlite, postgres in found.values():
+        assert sqlite == postgres
+
+
+def of_projects(items: list[list[Item]]) -> dict[str, list[Item]]:
+    """All views over traces, observations and scores of several projects, whose ids mean nothing in the others."""
+    found: dict[str, list[Item]] = defaultdict(list)
+    for project in sorted(set(PROJECTS)):
+        traces, observations, scores = ([item for item in one if item["projectId"] == project] for one in items)
+        # A null trace id is stored as the empty one, and is that of no trace.
+        observations = [item | {"traceId": item["traceId"] or ""} for item in observations]
+        for name, rows in summaries(traces, observations, scores).items():
+            found[name] += [row | {"project_id": project} for row in rows]
+    return found
+
+
+@pytest.mark.parametrize("size", [1, 2, 100, 101, 237])
+def test_percentiles_of_groups_of_any_size_are_nearest_rank(shared_pair: Pair, size: int) -> None:
+    """From 101 values on p99 is not the largest."""
+    shape, day = STREAMS["observations"].shape, "2026-11-09T12:00:00.000Z"
+    nothing = {field.api: None for field in shape.fields} | {"startTime": day, "model": "m", "promptName": "n"}
+    shuffled = random.Random(size).sample(range(size), size)
+    traces = [
+        {field.api: None for field in TRACE_DOCUMENT.fields} | {"id": str(n), "timestamp": day, "latency": n / 3}
+        for n in shuffled
+    ]
+    calls = [
+        nothing
+        | {"id": str(n), "traceId": str(n), "latency": n / 7, "timeToFirstToken": (size - n) / 9 if n % 3 else None}
+        for n in shuffled
+    ]
+    expected = summaries(traces, calls, [])
+    for engine in shared_pair:
+        with scratch(engine) as conn:
+            document = STREAMS["traces"]._replace(shape=TRACE_DOCUMENT)
+            upsert(conn, "traces", [to_row(trace, document, "p") for trace in traces], instant(0))
+            upsert(conn, "observations", [to_row(call, STREAMS["observations"], "p") for call in calls], instant(0))
+            for name in ("latency_daily", "prompt_version_stats"):
+                check(expected[name], view(conn, name))
 
 
 def test_the_largest_and_smallest_scores_have_an_average(shared_pair: Pair) -> None:
