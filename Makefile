@@ -9,7 +9,7 @@ demo: $(VENV)/installed
 	$(BIN)/langfuse-etl demo
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m "not soak"
+	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not soak"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
