@@ -96,7 +96,9 @@ def derive_traces(
         derived = _derivable(conn, project_id, ids)
         changed = [(row, root) for row, root, stored_so in derived if distrust or not stored_so]
         for rows in _with_contents(conn, changed):
-            upsert(conn, "traces", rows, now, damaged=differences(conn, "traces", rows).changed if distrust else ())
+            upsert(
+                conn, "traces", rows, now, damaged=set().union(*differences(conn, "traces", rows)) if distrust else ()
+            )
 
 
 def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[str], *, light: bool) -> Differences:
@@ -137,7 +139,9 @@ def derive_sessions(
         distrust: As in `derive_traces`.
     """
     for rows in _derived_sessions(conn, project_id, session_ids, left):
-        upsert(conn, "sessions", rows, now, damaged=differences(conn, "sessions", rows).changed if distrust else ())
+        upsert(
+            conn, "sessions", rows, now, damaged=set().union(*differences(conn, "sessions", rows)) if distrust else ()
+        )
 
 
 def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:

@@ -62,7 +62,7 @@ def upsert(
         table_name: `traces`, `observations`, `scores` or `sessions`.
         rows: As `transform.rows.from_api` gives them, or derived; the same columns in each.
         now: The time of `first_seen_at` and `changed_at`.
-        damaged: Keys, without the project, whose stored columns are not what their hash says: they are written anew.
+        damaged: Keys, without the project, whose stored columns may not be what their hash says: they are written anew.
     """
     table = ROW_TABLES[table_name]
     newest = newest_by_key(table, rows)

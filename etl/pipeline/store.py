@@ -45,7 +45,7 @@ def store_rows(
     derives = kind in OBSERVATIONS_V2
     left = session_ids_of(conn, project_id, changed) if derives and not light else set()
     written = [
-        upsert(conn, table, rows, now, damaged=differences(conn, table, rows).changed if distrust else ())
+        upsert(conn, table, rows, now, damaged=set().union(*differences(conn, table, rows)) if distrust else ())
         for table, rows in tables.items()
         if not light
     ]

@@ -90,7 +90,10 @@ def rounds(data: Dataset, api: str) -> Iterator[tuple[list[Damage], tuple[int, i
     ]  # fmt: skip
     derived = [("traces", "wide"), ("sessions", "other"), ("observations", "only")] if api == "v4" else []
     places += derived
-    for done in ("DELETE FROM {table} WHERE {it}", "UPDATE {table} SET deleted_at = changed_at WHERE {it}"):
+    for done in (
+        "DELETE FROM {table} WHERE {it}",
+        "UPDATE {table} SET deleted_at = changed_at, extra = '[]' WHERE {it}",
+    ):
         yield [Damage(*place, done) for place in places], (len(places), 0, 0), False
     values = {"traces": "name", "observations": "level", "scores": "name", "sessions": "environment"}
     forged = [Damage(*place, f"UPDATE {{table}} SET {values[place[0]]} = 'forged' WHERE {{it}}") for place in places]
