@@ -74,62 +74,63 @@ class Damage(NamedTuple):
     does: str
 
 
-def rounds(data: Dataset, api: str) -> Iterator[tuple[list[Damage], tuple[int, int, int], bool]]:
-    """What is done at once, to rows that have nothing to do with each other: (missing, changed, deleted) rows, and
-    whether only a full comparison finds that.
-    """
+class Round(NamedTuple):
+    """Damages done at once, to rows that have nothing to do with each other; `finds` as (missing, changed, deleted)."""
+
+    damages: list[Damage]
+    finds: tuple[int, int, int]
+    full: bool = False  # only a full comparison sees them
+
+
+def updated(table: str, id_: str, change: str) -> Damage:
+    return Damage(table, id_, f"UPDATE {{table}} SET {change} WHERE {{it}}")
+
+
+def rounds(data: Dataset, derived: bool) -> Iterator[Round]:
+    """Every kind of damage, in all tables; to derived rows, too, where there are any."""
     traces = [row for row in data.traces() if row["observations"] and row["scores"] and row["sessionId"]]
-    named = next(row for row in traces if row["input"])
-    span = next(row for row in traces if row["sessionId"] != named["sessionId"])
-    session = next(
-        row["sessionId"] for row in traces if row["sessionId"] not in (named["sessionId"], span["sessionId"])
-    )
+    one = next(row for row in traces if row["input"])
+    other = next(row for row in traces if row["sessionId"] != one["sessionId"])
+    third = next(row for row in traces if row["sessionId"] not in (one["sessionId"], other["sessionId"]))
     places = [
-        ("traces", named["id"]), ("observations", span["observations"][0]), ("scores", span["scores"][0]),
-        ("sessions", session),
+        ("traces", one["id"]), ("observations", other["observations"][0]), ("scores", other["scores"][0]),
+        ("sessions", third["sessionId"]),
     ]  # fmt: skip
-    derived = [("traces", "wide"), ("sessions", "other"), ("observations", "only")] if api == "v4" else []
-    places += derived
-    for done in (
-        "DELETE FROM {table} WHERE {it}",
-        "UPDATE {table} SET deleted_at = changed_at, extra = '[]' WHERE {it}",
-    ):
-        yield [Damage(*place, done) for place in places], (len(places), 0, 0), False
-    values = {"traces": "name", "observations": "level", "scores": "name", "sessions": "environment"}
-    forged = [Damage(*place, f"UPDATE {{table}} SET {values[place[0]]} = 'forged' WHERE {{it}}") for place in places]
-    yield forged, (0, len(forged), 0), False
-    several = [named["id"], span["id"], "wide", "rootless"][: 4 if derived else 2]
+    if derived:
+        places += [("traces", "wide"), ("observations", "only"), ("sessions", "other")]
+    yield Round([Damage(*place, "DELETE FROM {table} WHERE {it}") for place in places], (len(places), 0, 0))
+    marked = "deleted_at = changed_at, extra = '[]'"
+    yield Round([updated(*place, marked) for place in places], (len(places), 0, 0))
+    columns = {"traces": "name", "observations": "level", "scores": "name", "sessions": "environment"}
+    forged = [updated(table, id_, f"{columns[table]} = 'forged'") for table, id_ in places]
+    yield Round(forged, (0, len(places), 0))
+    ids = [one["id"], other["id"], *(["wide", "rootless"] if derived else [])]
     for change in ("latency = 1e6", "total_cost = NULL", "session_id = 'forged'"):
-        changed = [Damage("traces", id_, f"UPDATE {{table}} SET {change} WHERE {{it}}") for id_ in several]
-        yield changed, (0, len(changed), 0), False
+        yield Round([updated("traces", id_, change) for id_ in ids], (0, len(ids), 0))
     # Of a span of v2 there may be two versions, so one that is newer than all that come may be right.
-    alone = [("wide", text(END)), ("rootless", text(END))] if derived else [(named["id"], named["timestamp"])]
+    alone = {"wide": text(END), "rootless": text(END)} if derived else {one["id"]: one["timestamp"]}
     later = "updated_at = '2027-01-01T00:00:00.000Z'"
-    changed = [Damage("scores", span["scores"][0], f"UPDATE {{table}} SET {later} WHERE {{it}}")]
-    for id_, time in alone:
-        change = f"{later}, timestamp = '{time[:10]}T23:59:59.000Z'"
-        changed.append(Damage("traces", id_, f"UPDATE {{table}} SET {change} WHERE {{it}}"))
-    yield changed, (0, len(changed), 0), False
-    with_input = [Damage("traces", id_, "UPDATE {table} SET input = NULL WHERE {it}") for id_ in (named["id"], "wide")]
-    with_input = with_input[: 2 if derived else 1]
-    yield with_input, (0, len(with_input), 0), True
-    columns = "project_id, timestamp, content_hash, read_from, first_seen_at, changed_at"
-    insert = f"INSERT INTO {{table}} (id, {columns}) SELECT 'not ' || id, {columns} FROM {{table}} WHERE {{it}}"
-    invented = [Damage("traces", id_, insert) for id_ in several]
-    yield invented, (0, 0, len(invented)), False
+    newer = [updated("traces", id_, f"{later}, timestamp = '{at[:10]}T23:59:59.000Z'") for id_, at in alone.items()]
+    yield Round([*newer, updated("scores", other["scores"][0], later)], (0, len(newer) + 1, 0))
+    with_input = [one["id"], *(["wide"] if derived else [])]
+    emptied = [updated("traces", id_, "input = NULL") for id_ in with_input]
+    yield Round(emptied, (0, len(emptied), 0), full=True)
+    copied = "project_id, timestamp, content_hash, read_from, first_seen_at, changed_at"
+    insert = f"INSERT INTO {{table}} (id, {copied}) SELECT 'not ' || id, {copied} FROM {{table}} WHERE {{it}}"
+    yield Round([Damage("traces", id_, insert) for id_ in ids], (0, 0, len(ids)))
 
 
 @APIS
 def test_damage_is_found_and_only_its_windows_are_read_again(engine: Engine, server: MockLangfuse, api: str) -> None:
     assert sync(engine, server, now=END).status == "ok"
     whole = same_tables(engine)
-    for damages, expected, full in rounds(dataset(), api):
+    for damages, finds, full in rounds(dataset(), derived=api == "v4"):
         for table, id_, does in damages:
             assert execute(engine, does.format(table=f"{{at}}{table}", it=f"id = '{id_}'")) == 1, damages
         if full:
             assert counts(verify(engine, server, START, END)) == (0, 0, 0, 0)
         found = verify(engine, server, START, END, full=full, repair=True)
-        assert counts(found) == (*expected, 0), damages
+        assert counts(found) == (*finds, 0), damages
         times = [times_of(whole, damage.id) for damage in damages]
         windows = last_run(engine)
         assert all(any(is_in(at, window) for window in windows for at in of_row) for of_row in times), damages
