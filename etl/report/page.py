@@ -37,8 +37,8 @@ h3 { font-size: 1rem; margin: 0; } p { margin: .2rem 0; }
 .tile b { display: block; font-size: 1.35rem; font-variant-numeric: tabular-nums; }
 .tile span { color: var(--quiet); font-size: .85rem; }
 .charts { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: .75rem; }
-.charts section.wide { grid-column: 1 / -1; }
-.chart { height: 300px; margin-top: .35rem; }
+.charts section { display: flex; flex-direction: column; } .charts section.wide { grid-column: 1 / -1; }
+.chart { height: 300px; margin-top: auto; padding-top: .35rem; }
 details { margin-top: .5rem; } summary { cursor: pointer; color: var(--quiet); font-size: .85rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-size: .85rem; font-variant-numeric: tabular-nums; }
