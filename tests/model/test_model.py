@@ -226,6 +226,8 @@ def compare(found: dict[str, list[Row]], truth: dict[str, list[Row]], machine: M
     expected = {table: {_key(row): row for row in truth[table]} for table in ROW_TABLES}
     for table in ROW_TABLES:
         more = kept[table].keys() - expected[table].keys() - machine.lost.get(table, set())
+        if table == "traces":  # what has an observation that nobody can tell is gone is not gone either
+            more -= {key[:1] for key in kept["observations"].keys() & machine.lost.get("observations", set())}
         if table == "sessions" and machine.server.api == "v4":
             more = set()
         missing = expected[table].keys() - kept[table].keys()
@@ -301,7 +303,7 @@ def test_after_any_history_the_tables_are_the_servers_truth(databases: Databases
     check_histories(settings(COMMON, derandomize=True, max_examples=examples), api, databases)
 
 
-@pytest.mark.parametrize(("api", "examples"), [("v3", 6), ("v4", 6), ("switch", 4)])
+@pytest.mark.parametrize(("api", "examples"), [("v3", 6), ("v4", 6), ("switch", 3)])
 def test_on_postgres_the_tables_are_the_servers_truth(
     databases: Databases, postgres_url: str, api: str, examples: int
 ) -> None:
