@@ -27,7 +27,7 @@ def day(dialect: str, column: str) -> str:
     """The UTC day of an instant as `YYYY-MM-DD`. Indexes hold exactly this expression.
 
     On Postgres neither `to_char` nor a cast of a date to text may stand in an index, for both hang on settings; these
-    functions do not. Grouped by is the date itself, which costs a fifth of the time.
+    functions do not. Rows are grouped by the date itself, which is worked out in a tenth of the time.
     """
     if dialect == "sqlite":
         return date(dialect, column)
