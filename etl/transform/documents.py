@@ -128,8 +128,9 @@ def canonical(value: Any) -> Any:
 def canonical_json(text: str) -> Any:
     """`canonical` of what a JSON text says, without a look at each value where no number needs one."""
     value, body, plain = loads_sorted(text)
-    is_settled = plain and _LARGE_DOUBLE not in body and not _WHOLE_DOUBLE.search(body)
-    return value if is_settled else canonical(value)
+    if type(value) is str or (plain and _LARGE_DOUBLE not in body and not _WHOLE_DOUBLE.search(body)):
+        return value
+    return canonical(value)
 
 
 def whole_number(number: float | Decimal) -> int | None:

@@ -89,6 +89,8 @@ def loads_sorted(text: str) -> Spelled:
     body = text.encode("utf-8", "surrogatepass")
     try:
         value = orjson.loads(body)
+        if type(value) is str:  # no keys and no digits to lose
+            return Spelled(value, body, plain=True)
         in_order = orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
         if in_order == body:  # written again as it was read, so that not a digit was lost
             return Spelled(value, body, plain=True)

@@ -21,6 +21,7 @@ from etl.demo import PUBLIC_KEY, SECRET_KEY
 from etl.export import Options, Selection, export_sessions
 from etl.load.engine import open_engine, reading, schema_of
 from etl.load.tables import traces
+from etl.runtime import prepare_for_bulk
 from tests.bench.measure import Database, Server, forget_peak_memory, memory_mib, peak_memory_mib, sync
 
 WAYS = {"script": "script by hand", "row": "--detail row", "again": "row once more", "full": "--detail full"}
@@ -162,6 +163,8 @@ def _content(path: Path) -> Any:
 
 
 def _main(way: str, base_url: str, database: str, schema: str, session_id: str, directory: str) -> None:
+    if way != "script":
+        prepare_for_bulk()  # as the command does
     forget_peak_memory()
     before, wall, cpu = memory_mib(), time.perf_counter(), time.process_time()
     if way == "script":
