@@ -79,6 +79,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._within = os.path.join(path, "")
+        with os.scandir(path) as entries:
+            self._was_empty = next(entries, None) is None
         # Random, so that no other program has these names; the digits are those of `_TEMPORARY_NAME`.
         token = secrets.token_hex(4)
         self._temporary_names = (_TEMPORARY.format(f"{token}{number:08x}") for number in itertools.count())
@@ -111,7 +113,8 @@ class Folder:
         """Puts a file that is new or different beside its place."""
         target = self._within + name
         sha256 = hashlib.sha256(data).hexdigest()
-        if _size_there(target) == len(data) and _holds(target, data):
+        # In a folder that was empty nothing can stand there: no other export writes to it meanwhile.
+        if not self._was_empty and _size_there(target) == len(data) and _holds(target, data):
             return _Staged(name, Content(len(data), sha256, written=False), None)
         return _Staged(name, Content(len(data), sha256, written=True), self._write_temporary(data))
 
@@ -195,12 +198,6 @@ class Folder:
         target.unlink()
         return True
 
-    def remove_left_over(self) -> None:
-        """Removes temporary files of exports that were killed."""
-        for entry in os.scandir(self.path):
-            if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
-                Path(entry.path).unlink(missing_ok=True)
-
     def sync(self) -> None:
         """Makes the names of files survive a power failure, where the system can."""
         if os.name == "posix":
@@ -222,11 +219,17 @@ def open_folder(path: Path) -> Iterator[Folder]:
         path.mkdir(parents=True, exist_ok=True)
         require_real_folder(path)
         with _lock(path):
-            folder = Folder(path)
-            folder.remove_left_over()
-            yield folder
+            _remove_left_over(path)
+            yield Folder(path)
     except OSError as error:
         raise ExportError(f"cannot write to {path}: {error.strerror or type(error).__name__}") from None
+
+
+def _remove_left_over(folder: Path) -> None:
+    """Removes temporary files of exports that were killed."""
+    for entry in os.scandir(folder):
+        if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            Path(entry.path).unlink(missing_ok=True)
 
 
 def require_real_folder(path: Path) -> None:

@@ -50,6 +50,8 @@ def matches(item: Mapping[str, Any], path: str, text: str) -> bool:
 
 def _number_text(value: Any) -> str | None:
     """A number as people write it: all digits of an integer, and no fraction that is zero."""
+    if type(value) is int:
+        return str(value)
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         return None
     whole = whole_number(value)
