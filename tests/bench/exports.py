@@ -7,6 +7,7 @@ memory, and begins with the same nothing.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -135,6 +136,7 @@ def print_table(kind: str, result: dict[str, Any]) -> None:
 def _in_own_process(way: str, server: Server, engine: Engine, directory: Path) -> dict[str, Any]:
     session_id = _largest_session(engine)
     given = [server.project.base_url, engine.url.render_as_string(hide_password=False), schema_of(engine) or "public"]
+    os.sync()  # an export waits for the disk, so what others left in memory must not be its to write
     command = [sys.executable, "-m", "tests.bench.exports", way, *given, session_id, str(directory)]
     done = subprocess.run(command, cwd=_ROOT, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout)
