@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, collate, func, select, typ
 
 from etl.load.bulk import update_values
 from etl.load.compare import Differences, differences
-from etl.load.keys import Key, ids_listed, is_listed, rows_by_key
+from etl.load.keys import Key, is_listed, listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.types import instant_text
 from etl.load.upsert import upsert
@@ -51,7 +51,7 @@ def _other_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]
         if not stored:
             continue
         spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
-        wanted = {"project_id": project_id, **ids_listed(sorted(stored))}
+        wanted = {"project_id": project_id, **listed(sorted(stored))}
         for trace_id, start, end in conn.execute(spans_query, wanted).all():
             spans[trace_id].append(Span(_moment(start), _moment(end), None))
         for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
@@ -63,7 +63,7 @@ def _other_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]
 
 @cache
 def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
-    """Of each trace that `ids_listed` names: its first start and last end; the cost of each observation with one.
+    """Of each trace that `listed` names: its first start and last end; the cost of each observation with one.
 
     Costs are added in Python, where they are added as the server does.
     """

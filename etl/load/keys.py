@@ -32,6 +32,7 @@ from etl.transform.jsontext import dumps
 Key = tuple[str, ...]
 
 _KEYS_PER_SELECT = 5_000
+_LISTED = bindparam("listed", type_=Text)
 
 
 def rows_by_key(
@@ -46,7 +47,7 @@ def rows_by_key(
     parts = len(table.primary_key)
     ordered = list(keys)
     for start in range(0, len(ordered), _KEYS_PER_SELECT):
-        for row in conn.execute(statement, {"listed": dumps(ordered[start : start + _KEYS_PER_SELECT])}).all():
+        for row in conn.execute(statement, listed(ordered[start : start + _KEYS_PER_SELECT])).all():
             yield tuple(row[:parts]), row[parts:]
 
 
@@ -60,19 +61,19 @@ def not_stored_as(conn: Connection, table: Table, readings: Sequence[tuple[str, 
         return set()
     # What agrees is not fetched: each row fetched from SQLite would have to wait for the other threads.
     statement = _not_stored_as(conn.dialect.name, table.name)
-    return {place for (place,) in conn.execute(statement, {"listed": dumps(readings)}).all()}
+    return {place for (place,) in conn.execute(statement, listed(readings)).all()}
 
 
 def is_listed(dialect: str, column: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether `column` is one of the ids that `ids_listed` gives to the statement."""
+    """Whether `column` is one of the ids that `listed` gives to the statement."""
     if dialect == "postgresql":
         return column.in_(select(func.json_array_elements_text(_listed_json()).table_valued("value").c.value))
-    return column.in_(select(func.json_each(bindparam("listed", type_=Text)).table_valued("value").c.value))
+    return column.in_(select(func.json_each(_LISTED).table_valued("value").c.value))
 
 
-def ids_listed(ids: Sequence[str]) -> Mapping[str, Any]:
-    """The parameter of a statement with `is_listed`."""
-    return {"listed": dumps(ids)}
+def listed(values: Sequence[str] | Sequence[tuple[str, ...]]) -> Mapping[str, Any]:
+    """The parameter of a statement with `is_listed`, or of one that joins with a `_Listing`."""
+    return {_LISTED.key: dumps(values)}
 
 
 class _Listing(NamedTuple):
@@ -88,13 +89,17 @@ def _listing(dialect: str, parts: int) -> _Listing:
         elements = func.json_array_elements(_listed_json())
         table = elements.table_valued("value", with_ordinality="nth", name="listing").render_derived()
         return _Listing(table, table.c.nth - 1, [table.c.value.op("->>")(n) for n in range(parts)])
-    each = func.json_each(bindparam("listed", type_=Text)).table_valued("key", "value", name="listing")
+    each = func.json_each(_LISTED).table_valued("key", "value", name="listing")
     return _Listing(each, each.c.key, [func.json_extract(each.c.value, f"$[{n}]") for n in range(parts)])
 
 
 def _listed_json() -> ColumnElement[Any]:
     # A list of texts would be put together in Python, value by value.
-    return cast(bindparam("listed", type_=Text), JSON)
+    return cast(_LISTED, JSON)
+
+
+def _are_equal(key: Sequence[ColumnElement[str]], values: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
+    return and_(*(part == value for part, value in zip(key, values, strict=True)))
 
 
 @cache
@@ -102,7 +107,7 @@ def _rows_by_key(dialect: str, table_name: str, columns: tuple[str, ...]) -> Sel
     table = ROW_TABLES[table_name]
     key = list(table.primary_key)
     wanted = _listing(dialect, len(key))
-    matches = and_(*(part == value for part, value in zip(key, wanted.parts, strict=True)))
+    matches = _are_equal(key, wanted.parts)
     return select(*key, *(table.c[name] for name in columns)).select_from(wanted.table.join(table, matches))
 
 
@@ -112,7 +117,7 @@ def _not_stored_as(dialect: str, table_name: str) -> Select[Any]:
     key = list(table.primary_key)
     read = _listing(dialect, len(key) + 2)
     *values, content_hash, read_from = read.parts
-    matches = and_(*(part == value for part, value in zip(key, values, strict=True)))
+    matches = _are_equal(key, values)
     differs = or_(
         table.c.content_hash.is_distinct_from(content_hash),
         table.c.read_from.is_distinct_from(read_from),

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
 
-from etl.load.keys import ids_listed, is_listed
+from etl.load.keys import is_listed, listed
 from etl.load.tables import projects, traces
 from etl.load.types import instant_text
 
@@ -133,7 +133,7 @@ def rows_of_traces(
     """
     found: dict[str, list[dict[str, Any]]] = {}
     statement = _of_traces(conn.dialect.name, table, columns)
-    for row in conn.execute(statement, {"project_id": project_id, **ids_listed(trace_ids)}).all():
+    for row in conn.execute(statement, {"project_id": project_id, **listed(trace_ids)}).all():
         found.setdefault(row[0], []).append(dict(zip(columns, row[1:], strict=True)))
     return found
 
