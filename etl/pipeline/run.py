@@ -311,16 +311,16 @@ class _Run:
                         flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
                         flaw = next((one for one in _WORST_FIRST if one == flaw or one in flaws), None)
                         for part in self._completed(work, whole._replace(closes=())):
-                            yield from self._stored_in_parts(part, compared=True)
+                            yield from self._batches_of(part, compared=True)
                 if flaw is not None and batch.closes:
                     batch.closes = [segment._replace(proof=flaw) for segment in batch.closes]
                     flaw = None
                 yield batch
             else:
                 for part in self._completed(work, page):
-                    yield from self._stored_in_parts(part, compared=work.read_before)
+                    yield from self._batches_of(part, compared=work.read_before)
 
-    def _stored_in_parts(self, page: Page, *, compared: bool) -> Iterator[Batch]:
+    def _batches_of(self, page: Page, *, compared: bool) -> Iterator[Batch]:
         return (self._batch(part, compared=compared) for part in parts_of(page))
 
     def _batch(self, page: Page, *, compared: bool) -> Batch:
