@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -13,33 +13,19 @@ from etl.export.manifest import MANIFEST
 from etl.export.names import Names, Wanted, agree_on_names
 from etl.export.paths import find, matches, name_text
 from etl.export.selection import Selection
-from etl.load.queries import StoredSession, rows_of_traces, trace_ids
+from etl.load.queries import StoredSession, rows_of_session, rows_of_traces, trace_ids, traces_with_part_ids
 from etl.load.tables import observations, scores, traces
-from etl.transform.documents import DOCUMENT_COLUMNS, Document, Row, full_document, row_document
-from etl.transform.fields import TRACE_DOCUMENT
+from etl.transform.documents import DOCUMENT_COLUMNS, Document, full_document, row_document
+from etl.transform.fields import TRACE_DOCUMENT, Shape
 from etl.transform.rows import to_api
 
-_Glance = Callable[[Connection, StoredSession, list[str]], Iterable[dict[str, Any]]]
 _Item = TypeVar("_Item")
 _Detail = Literal["full", "row"]
 
 # Traces of which a few columns are in memory together.
 _GLANCED_TRACES = 256
-
-
-class _Reading(NamedTuple):
-    """How documents of one detail are read and built; rows of so many traces are in memory together."""
-
-    build: Callable[[Row, Iterable[Row], Iterable[Row]], Document]
-    traces: int
-    observation_columns: tuple[str, ...]
-    score_columns: tuple[str, ...]
-
-
-_READINGS = {
-    "full": _Reading(full_document, 16, DOCUMENT_COLUMNS["observations"], DOCUMENT_COLUMNS["scores"]),
-    "row": _Reading(row_document, 64, ("id", "exact"), ("id", "exact", "data_type", "session_id", "dataset_run_id")),
-}
+# Traces of which documents are in memory together, with the rows that they are made of.
+_BUILT_TRACES: dict[_Detail, int] = {"full": 16, "row": 64}
 
 
 class NamedDocument(NamedTuple):
@@ -67,10 +53,10 @@ class SessionPlan:
 
     def documents(self, detail: _Detail) -> Iterator[NamedDocument]:
         """What is selected, in the order (timestamp, id)."""
-        for ids in _groups(_selected(self.conn, self.session, self.selection), _READINGS[detail].traces):
-            is_in_document = detail == "full" or not _needs_children(self.name_by)
+        for ids in _groups(_selected(self.conn, self.session, self.selection), _BUILT_TRACES[detail]):
+            is_in_document = detail == "full" or not _needs_parts(self.name_by)
             whole = None if is_in_document else _whole_items(self.conn, self.session, ids)
-            for trace_id, document in zip(ids, _documents(self.conn, self.session, ids, detail), strict=True):
+            for trace_id, document in zip(ids, _BUILD[detail](self.conn, self.session, ids), strict=True):
                 item = document.item if whole is None else next(whole)
                 yield NamedDocument(trace_id, self.names.name(_wanted(trace_id, item, self.name_by)), document)
 
@@ -87,8 +73,14 @@ def plan_session(conn: Connection, session: StoredSession, selection: Selection,
 
 
 def _all_wanted(conn: Connection, session: StoredSession, name_by: str) -> Iterator[Wanted]:
-    """What the file of each trace of a session is to be called."""
-    for trace_id, item in _glances(conn, session, trace_ids(conn, session), [name_by]):
+    """What the file of each trace of a session is to be called, in no order."""
+    if _needs_parts(name_by):
+        ids = trace_ids(conn, session)
+        items: Iterable[tuple[str, Mapping[str, Any]]] = _glances(conn, session, ids, [name_by])
+    else:
+        shape, columns = _glance([name_by])
+        items = ((row["id"], to_api(row, shape)) for row in rows_of_session(conn, session, columns))
+    for trace_id, item in items:
         yield _wanted(trace_id, item, name_by)
 
 
@@ -110,44 +102,48 @@ def _selected(conn: Connection, session: StoredSession, selection: Selection) ->
 def _glances(
     conn: Connection, session: StoredSession, ids: Iterable[str], paths: list[str]
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Traces of a session as objects that hold no more than these paths lead to."""
-    glance = _glance(paths)
+    """Traces of a session as objects that hold no more than these paths lead to, in the order of the ids."""
     for group in _groups(ids, _GLANCED_TRACES):
-        yield from zip(group, glance(conn, session, group), strict=True)
+        if any(map(_needs_parts, paths)):
+            yield from zip(group, _whole_items(conn, session, group), strict=True)
+        else:
+            shape, columns = _glance(paths)
+            rows = rows_of_traces(conn, traces, session.project_id, group, columns)
+            yield from ((trace_id, to_api(rows[trace_id][0], shape)) for trace_id in group)
 
 
-def _glance(paths: list[str]) -> _Glance:
-    """What reads of traces no more than these paths lead to, as objects in the order of the ids."""
-    if any(map(_needs_children, paths)):
-        return _whole_items
+def _glance(paths: list[str]) -> tuple[Shape, tuple[str, ...]]:
+    """The fields of a trace that these paths lead into, and the columns to read them from; `id` is among these."""
     fields = tuple(field for field in TRACE_DOCUMENT.fields if any(_leads_into(path, field.api) for path in paths))
     shape = replace(TRACE_DOCUMENT, fields=fields)
-    columns = (*shape.columns, "extra", "exact")
-
-    def items(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[dict[str, Any]]:
-        rows = rows_of_traces(conn, traces, session.project_id, ids, columns)
-        return (to_api(rows[trace_id][0], shape) for trace_id in ids)
-
-    return items
+    return shape, tuple(dict.fromkeys(("id", *shape.columns, "extra", "exact")))
 
 
 def _whole_items(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[dict[str, Any]]:
-    return (document.item for document in _documents(conn, session, ids, "full"))
+    for group in _groups(ids, _BUILT_TRACES["full"]):
+        yield from (document.item for document in _full_documents(conn, session, group))
 
 
-def _documents(conn: Connection, session: StoredSession, ids: list[str], detail: _Detail) -> Iterator[Document]:
-    """The documents of these traces of a session, in the order given."""
-    reading = _READINGS[detail]
-    for group in _groups(ids, reading.traces):
-        trace_rows = rows_of_traces(conn, traces, session.project_id, group, DOCUMENT_COLUMNS["traces"])
-        observation_rows = rows_of_traces(conn, observations, session.project_id, group, reading.observation_columns)
-        score_rows = rows_of_traces(conn, scores, session.project_id, group, reading.score_columns)
-        for trace_id in group:
-            (row,) = trace_rows[trace_id]
-            yield reading.build(row, observation_rows.get(trace_id, ()), score_rows.get(trace_id, ()))
+def _full_documents(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[Document]:
+    """The documents of these traces, in the order given."""
+    found = [
+        rows_of_traces(conn, table, session.project_id, ids, DOCUMENT_COLUMNS[table.name])
+        for table in (traces, observations, scores)
+    ]
+    for trace_id in ids:
+        (trace,), its_observations, its_scores = (rows.get(trace_id, []) for rows in found)
+        yield full_document(trace, its_observations, its_scores)
 
 
-def _needs_children(path: str) -> bool:
+def _row_documents(conn: Connection, session: StoredSession, ids: list[str]) -> Iterator[Document]:
+    rows = traces_with_part_ids(conn, session.project_id, ids, DOCUMENT_COLUMNS["traces"])
+    return (row_document(rows[trace_id]) for trace_id in ids)
+
+
+_BUILD = {"full": _full_documents, "row": _row_documents}
+
+
+def _needs_parts(path: str) -> bool:
     return any(_leads_into(path, part) for part in ("observations", "scores"))
 
 

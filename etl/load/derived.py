@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Select, bindparam, collate, func, select, typ
 
 from etl.load.bulk import update_values
 from etl.load.compare import Differences, differences
-from etl.load.keys import Key, is_listed, listed, rows_by_key
+from etl.load.keys import Key, listed, of_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.types import instant_text
 from etl.load.upsert import upsert
@@ -68,11 +68,7 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
     Costs are added in Python, where they are added as the server does.
     """
     columns = observations.c
-    alive = (
-        columns.project_id == bindparam("project_id"),
-        is_listed(dialect, columns.trace_id),
-        columns.deleted_at.is_(None),
-    )
+    alive = columns.project_id == bindparam("project_id"), columns.deleted_at.is_(None)
     later = func.greatest if dialect == "postgresql" else func.max
     last_end = func.max(later(columns.start_time, func.coalesce(columns.end_time, columns.start_time)))
     spans = (
@@ -81,7 +77,8 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
         .group_by(columns.trace_id)
     )
     costs = select(columns.trace_id, columns.calculated_total_cost)
-    return spans, costs.where(*alive, columns.calculated_total_cost != 0)
+    costs = costs.where(*alive, columns.calculated_total_cost != 0)
+    return of_listed(dialect, spans, columns.trace_id), of_listed(dialect, costs, columns.trace_id)
 
 
 def derive_traces(

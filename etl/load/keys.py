@@ -22,8 +22,10 @@ from sqlalchemy import (
     bindparam,
     cast,
     func,
+    literal_column,
     or_,
     select,
+    true,
 )
 
 from etl.load.tables import ROW_TABLES
@@ -64,15 +66,18 @@ def not_stored_as(conn: Connection, table: Table, readings: Sequence[tuple[str, 
     return {place for (place,) in conn.execute(statement, listed(readings)).all()}
 
 
-def is_listed(dialect: str, column: ColumnElement[str]) -> ColumnElement[bool]:
-    """Whether `column` is one of the ids that `listed` gives to the statement."""
+def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> Select[Any]:
+    """`query` for the rows of which `column` is one of the ids that `listed` gives to the statement."""
     if dialect == "postgresql":
-        return column.in_(select(func.json_array_elements_text(_listed_json()).table_valued("value").c.value))
-    return column.in_(select(func.json_each(_LISTED).table_valued("value").c.value))
+        listing = func.json_array_elements_text(_listed_json()).table_valued("value", name="listing")
+        # Without OFFSET this is a join to Postgres, for which it reads tables as a whole while it has no statistics.
+        each = query.where(column == listing.c.value).offset(literal_column("0")).lateral("each")
+        return select(each).select_from(listing.join(each, true()))
+    return query.where(column.in_(select(func.json_each(_LISTED).table_valued("value").c.value)))
 
 
 def listed(values: Sequence[str] | Sequence[tuple[str, ...]]) -> Mapping[str, Any]:
-    """The parameter of a statement with `is_listed`, or of one that joins with a `_Listing`."""
+    """The parameter of a statement of `of_listed`, or of one that joins with a `_Listing`."""
     return {_LISTED.key: dumps(values)}
 
 

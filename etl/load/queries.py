@@ -12,13 +12,28 @@ from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Select, Table, bindparam, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    ScalarSelect,
+    Select,
+    Table,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    select,
+)
 
-from etl.load.keys import is_listed, listed
-from etl.load.tables import projects, traces
+from etl.load.keys import listed, of_listed
+from etl.load.tables import observations, projects, scores, traces
 from etl.load.types import instant_text
 
 _IDS_PER_FETCH = 1_000
+# Rows of which a few columns are in memory together.
+_ROWS_PER_FETCH = 256
 _Row = TypeVar("_Row", bound=tuple[Any, ...])
 # SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
 _IDS_PER_SELECT = 10_000
@@ -109,14 +124,18 @@ def trace_ids(
     """
     columns = traces.c
     trace_id = columns.id if conn.dialect.name == "sqlite" else columns.id.collate("C")
-    query = _within(select(columns.id), start, end).where(
-        columns.project_id == session.project_id,
-        columns.session_id == session.session_id,
-        columns.deleted_at.is_(None),
-    )
+    query = _within(select(columns.id), start, end).where(*_in_session(session))
     query = query.order_by(columns.timestamp.nulls_first(), trace_id)
     with conn.execute(query, execution_options={"yield_per": _IDS_PER_FETCH}) as result:
         yield from result.scalars()
+
+
+def rows_of_session(conn: Connection, session: StoredSession, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """These columns of each trace of a session, in no order."""
+    query = select(*(traces.c[name] for name in columns)).where(*_in_session(session))
+    with conn.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as result:
+        for row in result:
+            yield dict(zip(columns, row, strict=True))
 
 
 def rows_of_traces(
@@ -129,13 +148,36 @@ def rows_of_traces(
         table: `traces`, `observations` or `scores`.
         project_id: Whose traces.
         trace_ids: As many as their rows may be in memory together.
-        columns: The columns that are wanted.
+        columns: The columns that are wanted, the trace's id among them.
     """
+    trace_id = _trace_id(table).name
     found: dict[str, list[dict[str, Any]]] = {}
     statement = _of_traces(conn.dialect.name, table, columns)
-    for row in conn.execute(statement, {"project_id": project_id, **listed(trace_ids)}).all():
-        found.setdefault(row[0], []).append(dict(zip(columns, row[1:], strict=True)))
+    for values in conn.execute(statement, {"project_id": project_id, **listed(trace_ids)}).all():
+        row = dict(zip(columns, values, strict=True))
+        found.setdefault(row[trace_id], []).append(row)
     return found
+
+
+def traces_with_part_ids(
+    conn: Connection, project_id: str, trace_ids: Sequence[str], columns: tuple[str, ...]
+) -> dict[str, dict[str, Any]]:
+    """The row of each of a few traces, with `observation_ids` and `score_ids`: what a list of traces says of its parts.
+
+    Both are JSON texts: a list of ids, each in a list with the column `exact` where that is not null; None or an empty
+    list if there are none. As in the API, scores of sessions and of dataset runs and CORRECTION scores are left out.
+
+    Args:
+        conn: An open connection.
+        project_id: Whose traces.
+        trace_ids: As many as may be in memory together.
+        columns: The columns that are wanted, `id` among them.
+    """
+    names = (*columns, "observation_ids", "score_ids")
+    statement = _with_part_ids(conn.dialect.name, columns)
+    found = conn.execute(statement, {"project_id": project_id, **listed(trace_ids)}).all()
+    rows = (dict(zip(names, values, strict=True)) for values in found)
+    return {row["id"]: row for row in rows}
 
 
 @cache
@@ -145,11 +187,50 @@ def _of_traces(dialect: str, table: Table, columns: tuple[str, ...]) -> Select[A
     One statement for a whole session, with the children joined to the traces and sorted, can make Postgres sort rows
     with all their contents on the disk.
     """
-    trace_id = table.c.id if table is traces else table.c.trace_id
-    return select(trace_id, *(table.c[name].label(f"value_{name}") for name in columns)).where(
-        table.c.project_id == bindparam("project_id"),
-        is_listed(dialect, trace_id),
-        table.c.deleted_at.is_(None),
+    query = select(*(table.c[name] for name in columns))
+    query = query.where(table.c.project_id == bindparam("project_id"), table.c.deleted_at.is_(None))
+    return of_listed(dialect, query, _trace_id(table))
+
+
+@cache
+def _with_part_ids(dialect: str, columns: tuple[str, ...]) -> Select[Any]:
+    in_lists = (
+        scores.c.data_type.is_distinct_from("CORRECTION"),
+        scores.c.session_id.is_(None),
+        scores.c.dataset_run_id.is_(None),
+    )
+    query = select(
+        *(traces.c[name] for name in columns),
+        _part_ids(dialect, observations).label("observation_ids"),
+        _part_ids(dialect, scores, *in_lists).label("score_ids"),
+    ).where(traces.c.project_id == bindparam("project_id"), traces.c.deleted_at.is_(None))
+    return of_listed(dialect, query, traces.c.id)
+
+
+def _part_ids(dialect: str, table: Table, *conditions: ColumnElement[bool]) -> ScalarSelect[Any]:
+    """One text for each trace instead of a row for each part, which would cost more than all else that is read."""
+    columns = table.c
+    if dialect == "postgresql":
+        pair = func.json_build_array(columns.id, cast(columns.exact, Text))
+        one = case((columns.exact.is_(None), func.to_json(columns.id)), else_=pair)
+        ids: ColumnElement[Any] = cast(func.json_agg(one), Text)
+    else:
+        pair = func.json_array(columns.id, columns.exact)
+        ids = func.json_group_array(case((columns.exact.is_(None), columns.id), else_=pair))
+    of_trace = columns.project_id == traces.c.project_id, columns.trace_id == traces.c.id
+    return select(ids).where(*of_trace, columns.deleted_at.is_(None), *conditions).scalar_subquery()
+
+
+def _trace_id(table: Table) -> Column[str]:
+    return table.c.id if table is traces else table.c.trace_id
+
+
+def _in_session(session: StoredSession) -> tuple[ColumnElement[bool], ...]:
+    columns = traces.c
+    return (
+        columns.project_id == session.project_id,
+        columns.session_id == session.session_id,
+        columns.deleted_at.is_(None),
     )
 
 

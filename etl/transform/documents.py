@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SCORE_V3, TRACE_DOCUMENT, Shape
-from etl.transform.jsontext import loads_sorted
+from etl.transform.jsontext import loads_sorted, loads_texts
 from etl.transform.rows import to_api
 
 Row = Mapping[str, Any]
@@ -48,8 +48,7 @@ _WHOLE_DOUBLE = re.compile(rb"\.0(?!\d)")
 _LARGE_DOUBLE = b"e+"
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(NamedTuple):
     """A trace with what belongs to it.
 
     `observations` and `scores` count what is in it; `complete` is false if it names parts that are not stored.
@@ -84,20 +83,18 @@ def full_document(trace: Row, observations: Iterable[Row], scores: Iterable[Row]
     return Document(item, len(observation_items), len(score_items), complete=not missing)
 
 
-def row_document(trace: Row, observations: Iterable[Row], scores: Iterable[Row]) -> Document:
+def row_document(trace: Row) -> Document:
     """The shape of a row of GET /traces; its lists of observation and score ids are sorted.
 
-    Scores of sessions and of dataset runs and CORRECTION scores are not listed, as in the API. Ids that the API listed
-    are kept where observations or scores themselves are not stored.
+    Ids that the API listed are kept where observations or scores themselves are not stored.
+
+    Args:
+        trace: The trace's row, and the ids of its parts as JSON texts in `observation_ids` and `score_ids`: each an id,
+            or a list of it and the text of the part's column `exact`.
     """
-    listed_scores = (
-        row
-        for row in scores
-        if row["data_type"] != _CORRECTION and row["session_id"] is None and row["dataset_run_id"] is None
-    )
     item = trace_item(trace)
-    observation_ids = _listed(trace, "observations") | {_id(row) for row in observations}
-    score_ids = _listed(trace, "scores") | {_id(row) for row in listed_scores}
+    observation_ids = _listed(trace, "observations") | _ids(trace["observation_ids"])
+    score_ids = _listed(trace, "scores") | _ids(trace["score_ids"])
     item |= {"observations": sorted(observation_ids), "scores": sorted(score_ids)}
     return Document(item, len(observation_ids), len(score_ids), complete=True)
 
@@ -128,7 +125,7 @@ def canonical(value: Any) -> Any:
 def canonical_json(text: str) -> Any:
     """`canonical` of what a JSON text says, without a look at each value where no number needs one."""
     value, body, plain = loads_sorted(text)
-    if type(value) is str or (plain and _LARGE_DOUBLE not in body and not _WHOLE_DOUBLE.search(body)):
+    if plain and not _WHOLE_DOUBLE.search(body) and (b"+" not in body or _LARGE_DOUBLE not in body):
         return value
     return canonical(value)
 
@@ -211,8 +208,12 @@ def _listed(trace: Row, part: str) -> set[str]:
     return {entry for entry in ids if isinstance(entry, str)} if isinstance(ids, list) else set()
 
 
-def _id(row: Row) -> str:
-    return str(to_api(row, _ID_ONLY)["id"]) if row["exact"] else str(row["id"])
+def _ids(text: str | None) -> set[str]:
+    return {one if type(one) is str else _exact_id(*one) for one in loads_texts(text)} if text else set()
+
+
+def _exact_id(row_id: str, exact: str) -> str:
+    return str(to_api({"id": row_id, "exact": exact}, _ID_ONLY)["id"])
 
 
 _NO_FIELDS = replace(TRACE_DOCUMENT, fields=())

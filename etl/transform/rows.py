@@ -10,7 +10,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
@@ -100,8 +99,8 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
         read_json: Reads what columns of JSON hold.
     """
     item: dict[str, Any] = dict(zip(shape.names, map(row.get, shape.columns), strict=True))
-    held = [name for name in shape.json_names if item[name] is not None]
-    item.update(zip(held, _read_all([item[name] for name in held], read_json), strict=True))
+    if held := [name for name in shape.json_names if item[name] is not None]:
+        item.update(zip(held, _read_all([item[name] for name in held], read_json), strict=True))
     for name in shape.flag_names:
         if item[name] is not None:
             item[name] = bool(item[name])
@@ -124,14 +123,13 @@ def to_api(row: Mapping[str, Any], shape: Shape, *, read_json: Callable[[str], A
 
 
 def _read_all(texts: list[str], read_json: Callable[[str], Any]) -> list[Any]:
-    """What each JSON text holds; all but strings are read as one list, which takes less time than several readings."""
-    others = [text for text in texts if not text.startswith('"')]
-    if len(others) > 1:
-        with suppress(JsonTextError):  # a value nested so deeply that it may not be in a list as well
-            values = read_json(f"[{','.join(others)}]")
-            if len(values) == len(others):
-                remaining = iter(values)
-                return [read_json(text) if text.startswith('"') else next(remaining) for text in texts]
+    """What each JSON text holds; they are read as one list, which takes less time than several readings."""
+    try:
+        values: list[Any] = read_json(f"[{','.join(texts)}]")
+        if len(values) == len(texts):
+            return values
+    except JsonTextError:  # a value nested so deeply that it may not be in a list as well
+        pass
     return [read_json(text) for text in texts]
 
 

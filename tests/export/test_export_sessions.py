@@ -254,6 +254,33 @@ def test_details_choose_between_parts_and_their_ids(engine: Engine, tmp_path: Pa
         assert (manifest(result.directory)["observations"], manifest(result.directory)["scores"]) == (2, 1)
 
 
+def test_a_row_lists_what_a_list_of_traces_says(engine: Engine, tmp_path: Path) -> None:
+    """No corrections, no scores of sessions and dataset runs, nothing deleted, nothing of another project."""
+    fill(engine, trace("a"), trace("b"))
+    store(engine, OBSERVATION, observation("o-gone", "a"), observation('o"\\,[1]', "a"), observation("o\x00", "a"))
+    store(engine, OBSERVATION, observation("o-other", "a"), project="another")
+    store(
+        engine,
+        SCORE_LEGACY,
+        score("s1", "a"),
+        score("s-gone", "a"),
+        score("\ud800", "a"),
+        score("s2", "a", dataType=None),
+    )
+    store(engine, SCORE_LEGACY, score("c", "a", dataType="CORRECTION"), score("d", "a", datasetRunId="r"))
+    store(engine, SCORE_LEGACY, score("e", "a", sessionId="s1"))
+    edit(engine, observations, "o-gone", deleted_at=NOW)
+    edit(engine, scores, "s-gone", deleted_at=NOW)
+
+    (result,) = export_sessions(engine, S1, Options(tmp_path, detail="row"))
+
+    lists = {name: json.loads((result.directory / f"{name}.json").read_bytes()) for name in ("a", "b")}
+    assert lists["a"]["observations"] == ["o\x00", 'o"\\,[1]']
+    assert lists["a"]["scores"] == ["s1", "s2", "\ud800"]
+    assert (lists["b"]["observations"], lists["b"]["scores"]) == ([], [])
+    assert (manifest(result.directory)["observations"], manifest(result.directory)["scores"]) == (2, 3)
+
+
 def test_parts_that_were_not_synced_make_the_manifest_incomplete(engine: Engine, tmp_path: Path) -> None:
     store(engine, TRACE_DOCUMENT, trace("a", totalCost=0.5, latency=1.5))
     edit(engine, traces, "a", extra='{"observations":["o1"],"scores":[]}')

@@ -1,4 +1,4 @@
-"""A filter on a day or an instant reaches an index in every view, with and without the project."""
+"""A filter on a day or an instant reaches an index in every view, with and without the project; so do ids of traces."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event, select
 
 from etl.load.engine import open_engine, reading, writing
 from etl.load.migrate import upgrade
+from etl.load.queries import rows_of_traces, traces_with_part_ids
+from etl.load.tables import ROW_TABLES, traces
+from etl.transform.documents import DOCUMENT_COLUMNS
 from tests.bench.made_rows import PROJECT, make_rows
 
 DAY = "= '2026-10-20'"
@@ -136,3 +139,19 @@ def test_the_newest_traces_come_without_reading_all(sqlite: Engine) -> None:
         steps = [row[-1] for row in conn.exec_driver_sql(query)]
     assert steps[0] == "SCAN t USING INDEX vx_traces_timestamp"
     assert not any("TEMP B-TREE" in step for step in steps)
+
+
+def test_postgres_looks_up_what_belongs_to_a_few_traces(postgres: Engine) -> None:
+    """However few rows there are: of a table that was just filled it does not know how many."""
+    sent: list[tuple[str, Any]] = []
+    with reading(postgres) as conn:
+        ids = list(conn.execute(select(traces.c.id).limit(64)).scalars())
+        event.listen(conn, "before_cursor_execute", lambda *given: sent.append(given[2:4]))
+        for table, columns in DOCUMENT_COLUMNS.items():
+            rows_of_traces(conn, ROW_TABLES[table], PROJECT, ids, columns)
+        traces_with_part_ids(conn, PROJECT, ids, DOCUMENT_COLUMNS["traces"])
+    with reading(postgres) as conn:
+        plans = ["\n".join(conn.exec_driver_sql(f"EXPLAIN {query}", values).scalars()) for query, values in sent]
+
+    assert len(plans) == 4
+    assert [plan for plan in plans if "Seq Scan" in plan or "Index Scan" not in plan] == []
