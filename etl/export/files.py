@@ -11,10 +11,12 @@ import re
 import secrets
 import stat
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from etl.errors import ExportError
 
@@ -23,12 +25,17 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+_Item = TypeVar("_Item")
+
 _TEMPORARY = ".langfuse-etl-{}.tmp"
 _TEMPORARY_NAME = re.compile(r"\.langfuse-etl-[0-9a-f]{16}\.tmp")
 _CHUNK_BYTES = 1 << 18
 # So many files get their names together. A flush waits for the whole file system, so few are best.
 _GROUP_FILES = 1_024
 _GROUP_BYTES = 16 << 20
+# So many are made before they are written: what makes them and the system's calls slow each other down in turn.
+_BATCH_FILES = 64
+_BATCH_BYTES = 1 << 20
 # O_BINARY is Windows'; O_NOFOLLOW is everybody else's.
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
@@ -88,26 +95,22 @@ class Folder:
     def write_all(self, files: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Content]]:
         """Makes each name hold these bytes; a file that does already is not touched.
 
-        Files come under their names group by group: flushing a group at once takes little more time than flushing one
-        file. Yields names and contents in the order given.
+        Files come under their names group by group, and while one group is flushed the next one is made: flushing a
+        group at once takes little more time than flushing one file. Yields names and contents in the order given.
 
         Raises:
             ExportError: Something other than a file stands there.
         """
-        group: list[_Staged] = []
-        held_bytes = 0
-        try:
-            for name, data in files:
-                group.append(self._stage(name, data))
-                held_bytes += len(data)
-                if len(group) == _GROUP_FILES or held_bytes > _GROUP_BYTES:
-                    yield from self._settle(group)
-                    group, held_bytes = [], 0
-            yield from self._settle(group)
-        finally:
-            for staged in group:
-                if staged.temporary is not None:
-                    _unlink(staged.temporary)
+        batches = _bunches(files, _size_of, _BATCH_FILES, _BATCH_BYTES)
+        staged = (self._stage(name, data) for batch in batches for name, data in batch)
+        flushing: deque[Future[list[_Staged]]] = deque()
+        with ThreadPoolExecutor(max_workers=1) as flusher:
+            for group in _bunches(staged, _staged_size, _GROUP_FILES, _GROUP_BYTES):
+                flushing.append(flusher.submit(self._flushed, group))
+                if len(flushing) > 1:
+                    yield from self._settle(flushing.popleft().result())
+            while flushing:
+                yield from self._settle(flushing.popleft().result())
 
     def _stage(self, name: str, data: bytes) -> _Staged:
         """Puts a file that is new or different beside its place."""
@@ -128,17 +131,18 @@ class Folder:
                 rest = rest[os.write(descriptor, rest) :]
             if _flush_all is None:
                 os.fsync(descriptor)
-        except BaseException:
+        finally:
             os.close(descriptor)
-            _unlink(path)
-            raise
-        os.close(descriptor)
         return path
 
-    def _settle(self, group: Sequence[_Staged]) -> Iterator[tuple[str, Content]]:
-        """Gives staged files their names, once all that is in them is on the disk."""
+    def _flushed(self, group: list[_Staged]) -> list[_Staged]:
+        """The same files, once all that is in them is on the disk."""
         if _flush_all is not None and any(staged.temporary for staged in group):
             _flush_all(self.path)
+        return group
+
+    def _settle(self, group: Sequence[_Staged]) -> Iterator[tuple[str, Content]]:
+        """Gives staged files their names."""
         for staged in group:
             if staged.temporary is not None:
                 os.replace(staged.temporary, self._within + staged.name)
@@ -149,7 +153,8 @@ class Folder:
         target = self._within + name
         _size_there(target)
         digest, size = hashlib.sha256(), 0
-        with self._temporary() as (file, temporary):
+        temporary = self._temporary_path()
+        with open(os.open(temporary, _CREATE, 0o666), "wb") as file:
             for chunk in chunks:
                 file.write(chunk)
                 digest.update(chunk)
@@ -158,23 +163,11 @@ class Folder:
             if written:
                 file.flush()
                 os.fsync(file.fileno())
-                file.close()  # Windows asks for it
-                os.replace(temporary, target)
-            else:
-                file.close()
-                os.unlink(temporary)
+        if written:
+            os.replace(temporary, target)
+        else:
+            os.unlink(temporary)
         return Content(size, digest.hexdigest(), written)
-
-    @contextmanager
-    def _temporary(self) -> Iterator[tuple[BinaryIO, str]]:
-        """A new file beside the others; it is removed if the block raises."""
-        path = self._temporary_path()
-        try:
-            with open(os.open(path, _CREATE, 0o666), "wb") as file:
-                yield file, path
-        except BaseException:
-            _unlink(path)
-            raise
 
     def _temporary_path(self) -> str:
         return self._within + next(self._temporary_names)
@@ -220,13 +213,17 @@ def open_folder(path: Path) -> Iterator[Folder]:
         require_real_folder(path)
         with _lock(path):
             _remove_left_over(path)
-            yield Folder(path)
+            try:
+                yield Folder(path)
+            except BaseException:
+                _remove_left_over(path)
+                raise
     except OSError as error:
         raise ExportError(f"cannot write to {path}: {error.strerror or type(error).__name__}") from None
 
 
 def _remove_left_over(folder: Path) -> None:
-    """Removes temporary files of exports that were killed."""
+    """Removes temporary files of exports that failed or were killed."""
     for entry in os.scandir(folder):
         if _TEMPORARY_NAME.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
             Path(entry.path).unlink(missing_ok=True)
@@ -275,9 +272,26 @@ def _holds(path: str, data: bytes) -> bool:
         return file.read(len(data) + 1) == data
 
 
-def _unlink(path: str) -> None:
-    with suppress(FileNotFoundError):
-        os.unlink(path)
+def _size_of(file: tuple[str, bytes]) -> int:
+    return len(file[1])
+
+
+def _staged_size(staged: _Staged) -> int:
+    return staged.content.bytes
+
+
+def _bunches(items: Iterable[_Item], size: Callable[[_Item], int], most: int, most_bytes: int) -> Iterator[list[_Item]]:
+    """Items together that are `most`, or that exceed `most_bytes` with the last of them."""
+    bunch: list[_Item] = []
+    held_bytes = 0
+    for item in items:
+        bunch.append(item)
+        held_bytes += size(item)
+        if len(bunch) == most or held_bytes > most_bytes:
+            yield bunch
+            bunch, held_bytes = [], 0
+    if bunch:
+        yield bunch
 
 
 def _size_there(path: str) -> int | None:

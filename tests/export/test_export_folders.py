@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pkgutil
 from pathlib import Path
 from typing import Any
 
@@ -102,30 +103,34 @@ def test_two_exports_cannot_write_to_one_folder(engine: Engine, tmp_path: Path) 
     export_sessions(engine, S1, Options(tmp_path))
 
 
-@pytest.mark.parametrize("call", ["replace", "fsync"])
+@pytest.mark.parametrize("call", ["os.replace", "os.write", "os.fsync", "_flush_all"])
 def test_a_failed_write_leaves_neither_halves_nor_temporary_files(
     engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
-    """With the flush of Linux, and file by file as elsewhere."""
+    """With the flush of Linux, which is done in the background, and file by file as elsewhere."""
     fill(engine, *(trace(f"t{n}") for n in range(200)))
-    if call == "fsync":
-        monkeypatch.setattr("etl.export.files._flush_all", None)
-    calls, real = iter(range(10_000)), getattr(os, call)
+    monkeypatch.setattr("etl.export.files._GROUP_FILES", 20)
+    with monkeypatch.context() as patch:
+        if call == "os.fsync":
+            patch.setattr("etl.export.files._flush_all", None)
+        fails_at = 4 if call == "_flush_all" else 90
+        name = f"etl.export.files.{call}"
+        calls, real = iter(range(10_000)), pkgutil.resolve_name(name)
 
-    def fails(*args: Any) -> None:
-        if next(calls) == 90:
-            raise OSError(28, "No space left on device")
-        real(*args)
+        def fails(*args: Any) -> Any:
+            if next(calls) == fails_at:
+                raise OSError(28, "No space left on device")
+            return real(*args)
 
-    monkeypatch.setattr(os, call, fails)
-    with pytest.raises(ExportError, match="s1: No space left on device"):
-        export_sessions(engine, S1, Options(tmp_path / "out"))
+        patch.setattr(name, fails)
+        with pytest.raises(ExportError, match="s1: No space left on device"):
+            export_sessions(engine, S1, Options(tmp_path / "out"))
 
-    monkeypatch.setattr(os, call, real)
     tree = read_tree(tmp_path / "out")
     assert all(json.loads(content) for content in tree.values())
     assert not [name for name in tree if not name.endswith(".json")]
     assert "s1/manifest.json" not in tree
+    assert 0 < len(tree) < 200
     (result,) = export_sessions(engine, S1, Options(tmp_path / "out"))
     assert (200, len(tree)) == (result.traces, result.unchanged)
     assert verify_directory(tmp_path / "out") == []
