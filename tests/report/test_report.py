@@ -48,7 +48,7 @@ def filled(url: str, schema: str, **changed: Any) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def databases(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[list[Engine]]:
+def filled_pair(tmp_path_factory: pytest.TempPathFactory, postgres_url: str) -> Iterator[list[Engine]]:
     file = tmp_path_factory.mktemp("report") / "langfuse.db"
     engines = [filled(f"sqlite:///{file}", "public"), filled(postgres_url, "report")]
     yield engines
@@ -66,8 +66,8 @@ def with_coverage(report: ProjectReport) -> ProjectReport:
     return replace(report, coverage=[Coverage("traces", first, last, state) for state in ("covered", "failed")])
 
 
-def test_both_databases_tell_the_same_and_it_adds_up(databases: list[Engine]) -> None:
-    one, other = (collected(engine) for engine in databases)
+def test_both_databases_tell_the_same_and_it_adds_up(filled_pair: list[Engine]) -> None:
+    one, other = (collected(engine) for engine in filled_pair)
     observations = recorded("observations_v1")
 
     assert one == other
@@ -80,10 +80,10 @@ def test_both_databases_tell_the_same_and_it_adds_up(databases: list[Engine]) ->
     assert [spender.total_cost for spender in one.users] == sorted((s.total_cost for s in one.users), reverse=True)
 
 
-def test_a_range_takes_whole_days_and_only_those(databases: list[Engine]) -> None:
-    whole = collected(databases[0])
+def test_a_range_takes_whole_days_and_only_those(filled_pair: list[Engine]) -> None:
+    whole = collected(filled_pair[0])
     for end in (datetime(2026, 11, 12, tzinfo=UTC), datetime(2026, 11, 11, 0, 0, 1, tzinfo=UTC)):
-        part = collected(databases[0], datetime(2026, 11, 10, 23, tzinfo=UTC), end)
+        part = collected(filled_pair[0], datetime(2026, 11, 10, 23, tzinfo=UTC), end)
         assert part.days == ("2026-11-10", "2026-11-12")
         assert part.traces == [day for day in whole.traces if day.day in ("2026-11-10", "2026-11-11")]
         assert part.usage == [use for use in whole.usage if use.day in ("2026-11-10", "2026-11-11")]
@@ -101,10 +101,10 @@ def opened(browser: Browser, path: Path, **options: Any) -> tuple[Page, list[str
 
 
 def test_a_browser_draws_every_chart_from_the_file_alone(
-    databases: list[Engine], browser: Browser, tmp_path: Path
+    filled_pair: list[Engine], browser: Browser, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.html"
-    path.write_text(render([with_coverage(collected(databases[0]))], now=NOW), encoding="utf-8")
+    path.write_text(render([with_coverage(collected(filled_pair[0]))], now=NOW), encoding="utf-8")
     looks = []
     for scheme, width in (("light", 1200), ("dark", 1200), ("light", 390)):
         page, heard = opened(browser, path, color_scheme=scheme, viewport={"width": width, "height": 800}, offline=True)
