@@ -12,10 +12,10 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Exists, Select, Table, and_, delete, exists, insert, select, tuple_, update
+from sqlalchemy import Column, ColumnElement, Connection, Exists, Select, Table, and_, delete, exists, insert, select, update
 
 from etl.intervals import MILLISECOND, Window
-from etl.load.keys import Key
+from etl.load.keys import Key, is_key_listed, listed, of_listed
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, observations, sessions, sync_absences, traces
 from etl.load.types import instant_text
 
@@ -23,7 +23,6 @@ from etl.load.types import instant_text
 CONFIRM_AFTER = timedelta(hours=1)
 # More at once is rather a filter, a retention rule or a broken answer than somebody's delete button.
 MOST_ROWS, MOST_SHARE = 10, 0.05
-_KEYS_PER_STATEMENT = 5_000
 _MOST_CONFIRMED_PER_RUN = 20
 
 
@@ -67,15 +66,17 @@ def settle_absences(
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
-    stored = stored_keys(
-        conn, project_id, stream, window, read_from=read_from, known_since=known_since, before=read_started_at,
-        environments=environments,
-    )  # fmt: skip
+    def stored(but: Collection[Key] = ()) -> set[Key]:
+        return stored_keys(
+            conn, project_id, stream, window, read_from=read_from, known_since=known_since, before=read_started_at,
+            environments=environments, but=but,
+        )  # fmt: skip
+
     _forget(conn, project_id, stream, set(seen))
-    missing = stored - set(seen)
+    missing = stored(but=seen)
     if not missing:
         return Absences([], too_many=False)
-    if not confirmed and len(missing) > max(MOST_ROWS, MOST_SHARE * len(stored)):
+    if not confirmed and len(missing) > MOST_ROWS and len(missing) > MOST_SHARE * len(stored()):
         return Absences([], too_many=True)
     noticed = _noticed(conn, project_id, stream, missing)
     due = missing if confirmed else {k for k, at in noticed.items() if read_started_at - at >= CONFIRM_AFTER}
@@ -98,8 +99,7 @@ def note_unknown(
 ) -> None:
     """Notes the stored rows of `window` that the other generation gave and that this one lacks, before it is whole."""
     _forget(conn, project_id, stream, set(seen))
-    given = _foreign_keys(conn, project_id, stream, window, read_from, environments=environments)
-    unknown = given - set(seen)
+    unknown = _foreign_keys(conn, project_id, stream, window, read_from, environments=environments, but=seen)
     _note(conn, project_id, stream, unknown - set(_noticed(conn, project_id, stream, unknown)), now)
 
 
@@ -144,15 +144,15 @@ def mark_left_without_rows(
     """
     of_trace = _with_observations()
     derived = (traces.c.project_id == project_id, traces.c.read_from == "observations", traces.c.deleted_at.is_(None))
-    for chunk in _chunks([(trace_id,) for trace_id in trace_ids]):
-        ids = [key[0] for key in chunk]
-        gone = select(traces.c.id).where(*derived, traces.c.id.in_(ids), ~of_trace)
-        _mark(conn, traces, project_id, {(row.id,) for row in conn.execute(gone)}, now)
-        given = (traces.c.project_id == project_id, traces.c.read_from == "traces", traces.c.deleted_at.is_(None))
-        left: set[Key] = {
-            (row.id,) for row in conn.execute(select(traces.c.id).where(*given, traces.c.id.in_(ids), ~of_trace))
-        }
-        _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), read_at)
+    given = (traces.c.project_id == project_id, traces.c.read_from == "traces", traces.c.deleted_at.is_(None))
+
+    def without_rows(*conditions: ColumnElement[bool]) -> set[Key]:
+        query = of_listed(conn.dialect.name, select(traces.c.id).where(*conditions, ~of_trace), traces.c.id)
+        return {(trace_id,) for trace_id in conn.execute(query, listed(list(trace_ids))).scalars()}
+
+    _mark(conn, traces, project_id, without_rows(*derived), now)
+    left = without_rows(*given)
+    _note(conn, project_id, "traces", left - set(_noticed(conn, project_id, "traces", left)), read_at)
 
 
 def mark_sessions_left_without_traces(
@@ -164,17 +164,14 @@ def mark_sessions_left_without_traces(
         traces.c.session_id == sessions.c.id,
         traces.c.deleted_at.is_(None),
     )
-    derived = (sessions.c.project_id == project_id, sessions.c.read_from == "observations")
-    others: set[str] = set()
-    for chunk in _chunks([(session_id,) for session_id in session_ids]):
-        query = select(sessions.c.id, sessions.c.deleted_at, of_session.label("lives")).where(
-            *derived, sessions.c.id.in_([key[0] for key in chunk])
-        )
-        found = list(conn.execute(query))
-        left: set[Key] = {(row.id,) for row in found if not row.lives and row.deleted_at is None}
-        _mark(conn, sessions, project_id, left, now)
-        others |= {row.id for row in found if row.lives}
-    return others
+    derived = select(sessions.c.id, sessions.c.deleted_at, of_session.label("lives")).where(
+        sessions.c.project_id == project_id, sessions.c.read_from == "observations"
+    )
+    query = of_listed(conn.dialect.name, derived, sessions.c.id)
+    found = conn.execute(query, listed(list(session_ids))).all()
+    left: set[Key] = {(row.id,) for row in found if not row.lives and row.deleted_at is None}
+    _mark(conn, sessions, project_id, left, now)
+    return {row.id for row in found if row.lives}
 
 
 def derived_without_observations(conn: Connection, project_id: str, window: Window) -> set[str]:
@@ -194,6 +191,7 @@ def stored_keys(
     known_since: datetime | None = None,
     before: datetime | None = None,
     environments: Collection[str] | None = None,
+    but: Collection[Key] = (),
 ) -> set[Key]:
     """The keys, without the project, of stored rows of a window that a generation of the API would bring now.
 
@@ -203,12 +201,15 @@ def stored_keys(
             then are among the keys. None if it was not, or if there never was another generation.
         before: Only rows first seen before this moment; None for all.
         environments: Only rows of these environments; None for all.
+        but: Keys that are not asked for.
     """
     table = ROW_TABLES[stream]
     own = _in_window(table, project_id, stream, window, before=before, environments=environments)
-    keys = {tuple(row) for row in conn.execute(own.where(table.c.read_from.in_(sorted(read_from))))}
+    keys = _keys_but(conn, table, own.where(table.c.read_from.in_(sorted(read_from))), but)
     if known_since is not None:
-        given = _foreign_keys(conn, project_id, stream, window, read_from, before=before, environments=environments)
+        given = _foreign_keys(
+            conn, project_id, stream, window, read_from, before=before, environments=environments, but=but
+        )
         noticed = _noticed(conn, project_id, stream, given)
         keys |= {key for key in given if key not in noticed or noticed[key] >= known_since}
     return keys
@@ -223,6 +224,7 @@ def _foreign_keys(
     *,
     before: datetime | None = None,
     environments: Collection[str] | None = None,
+    but: Collection[Key] = (),
 ) -> set[Key]:
     """The keys of rows that the other generation of the API gave, and that this one can be missing."""
     table = ROW_TABLES[stream]
@@ -230,7 +232,15 @@ def _foreign_keys(
     query = query.where(table.c.read_from.not_in(sorted(read_from)))
     if "trace_copy" in read_from:
         query = query.where(table.c.read_from == "traces", ~_with_observations())
-    return {tuple(row) for row in conn.execute(query)}
+    return _keys_but(conn, table, query, but)
+
+
+def _keys_but(conn: Connection, table: Table, query: Select[Any], but: Collection[Key]) -> set[Key]:
+    """What `query` finds beside the keys `but`; the database leaves these out, so that they are not fetched."""
+    if not but:
+        return {tuple(row) for row in conn.execute(query).all()}
+    others = query.where(~is_key_listed(conn.dialect.name, _key_columns(table)))
+    return {tuple(row) for row in conn.execute(others, listed(list(but))).all()}
 
 
 def _in_window(
@@ -279,16 +289,15 @@ def _key_columns(table: Table) -> list[Column[Any]]:
 
 def _noticed(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> dict[Key, datetime]:
     columns = sync_absences.c
-    found: dict[Key, datetime] = {}
-    for chunk in _chunks(keys):
-        query = select(columns.trace_id, columns.id, columns.noticed_at).where(
-            columns.project_id == project_id,
-            columns.stream == stream,
-            tuple_(columns.trace_id, columns.id).in_([(_trace_id(key), key[-1]) for key in chunk]),
-        )
-        for trace_id, row_id, at in conn.execute(query):
-            found[(trace_id, row_id) if stream == "observations" else (row_id,)] = at
-    return found
+    query = select(columns.trace_id, columns.id, columns.noticed_at).where(
+        columns.project_id == project_id,
+        columns.stream == stream,
+        is_key_listed(conn.dialect.name, (columns.trace_id, columns.id)),
+    )
+    return {
+        (trace_id, row_id) if stream == "observations" else (row_id,): at
+        for trace_id, row_id, at in conn.execute(query, listed(_noted_as(keys))).all()
+    }
 
 
 def _forget(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> None:
@@ -296,24 +305,19 @@ def _forget(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> N
     mine = (columns.project_id == project_id, columns.stream == stream)
     if not keys or conn.execute(select(columns.id).where(*mine).limit(1)).first() is None:
         return
-    for chunk in _chunks(keys):
-        pairs = [(_trace_id(key), key[-1]) for key in chunk]
-        conn.execute(delete(sync_absences).where(*mine, tuple_(columns.trace_id, columns.id).in_(pairs)))
+    seen_again = is_key_listed(conn.dialect.name, (columns.trace_id, columns.id))
+    conn.execute(delete(sync_absences).where(*mine, seen_again), listed(_noted_as(keys)))
 
 
 def _mark(conn: Connection, table: Table, project_id: str, keys: set[Key], now: datetime) -> None:
-    columns = _key_columns(table)
-    for chunk in _chunks(keys):
-        conn.execute(
-            update(table)
-            .where(table.c.project_id == project_id, tuple_(*columns).in_(chunk))
-            .values(deleted_at=now, changed_at=now)
-        )
+    gone = is_key_listed(conn.dialect.name, _key_columns(table))
+    statement = update(table).where(table.c.project_id == project_id, gone)
+    if keys:
+        conn.execute(statement.values(deleted_at=now, changed_at=now), listed(sorted(keys)))
 
 
-def _chunks(keys: Collection[Key]) -> list[list[Key]]:
-    ordered = sorted(keys)
-    return [ordered[start : start + _KEYS_PER_STATEMENT] for start in range(0, len(ordered), _KEYS_PER_STATEMENT)]
+def _noted_as(keys: Collection[Key]) -> list[Key]:
+    return [(_trace_id(key), key[-1]) for key in keys]
 
 
 def _trace_id(key: Key) -> str:

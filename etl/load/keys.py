@@ -26,6 +26,7 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    tuple_,
 )
 
 from etl.load.tables import ROW_TABLES
@@ -76,8 +77,14 @@ def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> S
     return query.where(column.in_(select(func.json_each(_LISTED).table_valued("value").c.value)))
 
 
+def is_key_listed(dialect: str, key: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
+    """Whether these columns are one of the keys that `listed` gives to the statement; each database hashes them."""
+    listing = _listing(dialect, len(key))
+    return tuple_(*key).in_(select(*listing.parts).select_from(listing.table))
+
+
 def listed(values: Sequence[str] | Sequence[tuple[str, ...]]) -> Mapping[str, Any]:
-    """The parameter of a statement of `of_listed`, or of one that joins with a `_Listing`."""
+    """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `_Listing`."""
     return {_LISTED.key: dumps(values)}
 
 
