@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, exists, func, inspect, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, inspect, select, update
 
 from etl.errors import LeaseHeldError, LeaseLostError
 from etl.load.engine import schema_of
@@ -123,9 +123,15 @@ def renew(conn: Connection, owner: Owner) -> None:
     Raises:
         LeaseLostError: Another process took it.
     """
-    held = update(sync_lease).where(sync_lease.c.name == _NAME, sync_lease.c.owner == owner.token)
-    if conn.execute(held.values(heartbeat_at=_clock(conn))).rowcount != 1:
+    if conn.execute(_RENEW, {"holder": owner.token, "moment": _clock(conn)}).rowcount != 1:
         raise LeaseLostError("another process took over writing to this database; this one stops, nothing is lost")
+
+
+_RENEW = (
+    update(sync_lease)
+    .where(sync_lease.c.name == _NAME, sync_lease.c.owner == bindparam("holder"))
+    .values(heartbeat_at=bindparam("moment"))
+)
 
 
 def release(conn: Connection, owner: Owner) -> None:

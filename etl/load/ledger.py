@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
 
 from etl.intervals import Window, intersect, merge, subtract
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, projects, sync_runs, sync_state, sync_windows
@@ -97,15 +98,19 @@ def start_run(conn: Connection, *, project_id: str, trigger: str, owner: str, no
 
 def add_to_run(conn: Connection, run_id: int, *, rows_read: int, rows_written: int, requests: int) -> None:
     """Adds to the counts of a run, in the transaction that stored the rows counted."""
-    conn.execute(
-        update(sync_runs)
-        .where(sync_runs.c.id == run_id)
-        .values(
-            rows_read=sync_runs.c.rows_read + rows_read,
-            rows_written=sync_runs.c.rows_written + rows_written,
-            requests=sync_runs.c.requests + requests,
-        )
+    more = {"more_read": rows_read, "more_written": rows_written, "more_requests": requests}
+    conn.execute(_ADD_TO_RUN, {"run": run_id, **more})
+
+
+_ADD_TO_RUN = (
+    update(sync_runs)
+    .where(sync_runs.c.id == bindparam("run"))
+    .values(
+        rows_read=sync_runs.c.rows_read + bindparam("more_read"),
+        rows_written=sync_runs.c.rows_written + bindparam("more_written"),
+        requests=sync_runs.c.requests + bindparam("more_requests"),
     )
+)
 
 
 def finish_run(conn: Connection, run_id: int, *, status: RunStatus, error: str | None, now: datetime) -> None:
@@ -140,21 +145,28 @@ def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None
         "finished_at": now,
         **{field.name: getattr(record, field.name) for field in fields(record) if field.name != "window"},
     }
-    conn.execute(insert(sync_windows).values(values))
+    conn.execute(_RECORD_WINDOW, values)
+
+
+_RECORD_WINDOW = insert(sync_windows)
 
 
 def rows_stored(conn: Connection, project_id: str, stream: str, window: Window) -> int:
     """How many rows of the window the table holds, leaving out those marked as deleted."""
-    table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
-    count: int = conn.execute(
-        select(func.count()).where(
-            table.c.project_id == project_id,
-            time >= instant_text(window.start),
-            time < instant_text(window.end),
-            table.c.deleted_at.is_(None),
-        )
-    ).scalar_one()
+    bounds = {"from_time": instant_text(window.start), "to_time": instant_text(window.end)}
+    count: int = conn.execute(_rows_stored(stream), {"project": project_id, **bounds}).scalar_one()
     return count
+
+
+@cache
+def _rows_stored(stream: str) -> Select[int]:
+    table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
+    return select(func.count()).where(
+        table.c.project_id == bindparam("project"),
+        time >= bindparam("from_time"),
+        time < bindparam("to_time"),
+        table.c.deleted_at.is_(None),
+    )
 
 
 def ever_stored(conn: Connection, project_id: str, streams: Iterable[str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
@@ -111,10 +112,10 @@ def _insert(conn: Connection, table: Table) -> Any:
 
 def newest_by_key(table: Table, rows: Iterable[Row]) -> dict[Key, Row]:
     """The greatest version of each row, by its whole key; of equal ones the last."""
-    key_columns = [column.name for column in table.primary_key]
+    key_of = itemgetter(*(column.name for column in table.primary_key))
     newest: dict[Key, Row] = {}
     for row in rows:
-        key = tuple(row[name] for name in key_columns)
+        key = key_of(row)
         if key not in newest or version(table, row) >= version(table, newest[key]):
             newest[key] = row
     return newest
@@ -214,7 +215,7 @@ def _write(conn: Connection, table: Table, rows: list[Row], now: datetime) -> No
         conn,
         table,
         (*names, "first_seen_at", "changed_at"),
-        [(*map(row.__getitem__, names), moment, moment) for row in rows],
+        [(*values, moment, moment) for values in map(itemgetter(*names), rows)],
     )
 
 

@@ -36,7 +36,7 @@ def store_rows(
     Args:
         tables: As `pages.rows_of` gives them.
         light: The rows were compared before and are stored; only derive.
-        traces: Others whose rows were read, and are stored as they are.
+        traces: Others that rows were read of, which are stored as they are.
         now: The time of `first_seen_at` and `changed_at`.
         observations_copied: Whether the children that latency and cost follow from are in the database.
         distrust: Look at the stored columns themselves, not only at their hashes.
@@ -60,8 +60,9 @@ def store_rows(
         # A session that a trace has left may have another earliest one now, and so another environment.
         derive_sessions(conn, project_id, named, now, left=left, distrust=distrust)
     # Without observations there is nothing to derive from: these traces brought their metrics along.
-    if touched and observations_copied:
-        refresh_trace_metrics(conn, project_id, touched, now)
+    if observations_copied:
+        # A trace that came alone, as it is stored, says nothing of its children.
+        refresh_trace_metrics(conn, project_id, touched if "observations" in tables else changed, now)
     return Written(sum(one.stored for one in written), sum(one.changed for one in written))
 
 

@@ -47,6 +47,16 @@ class Field(NamedTuple):
     kind: Kind
 
 
+class ToBeHeld(NamedTuple):
+    """What has to be done for columns to hold the values of an object: columns that take JSON, columns of instants that
+    are text already, and fields whose values may be of no use there.
+    """
+
+    json_columns: tuple[str, ...]
+    instant_columns: tuple[str, ...]
+    others: tuple[Field, ...]
+
+
 @dataclass(frozen=True)
 class Shape:
     """The fields that one endpoint answers, in its order.
@@ -86,15 +96,21 @@ class Shape:
         return tuple(f.api for f in self.fields if f.kind is Kind.NUMBER)
 
     @cached_property
-    def to_be_held(self) -> Callable[[tuple[type, ...]], tuple[Field, ...]]:
-        """Of the types of all values, in the order of `fields`: the fields whose value may not fit its column as it is.
+    def to_be_held(self) -> Callable[[tuple[type, ...]], ToBeHeld]:
+        """Of the types of all values, in the order of `fields`: which of them may not fit their columns as they are.
 
         Few combinations occur, so each is worked out once.
         """
 
         @lru_cache(maxsize=_COMBINATIONS)
-        def by_types(types: tuple[type, ...]) -> tuple[Field, ...]:
-            return tuple(f for f, one in zip(self.fields, types, strict=True) if one not in _HELD_AS_THEY_ARE[f.kind])
+        def by_types(types: tuple[type, ...]) -> ToBeHeld:
+            typed = zip(self.fields, types, strict=True)
+            left = [(f, one) for f, one in typed if one not in _HELD_AS_THEY_ARE[f.kind]]
+            return ToBeHeld(
+                tuple(f.column for f, _ in left if f.kind is Kind.JSON),
+                tuple(f.column for f, one in left if f.kind is Kind.INSTANT and one is str),
+                tuple(f for f, one in left if f.kind is not Kind.JSON and (f.kind is not Kind.INSTANT or one is not str)),
+            )
 
         return by_types
 

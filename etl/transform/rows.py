@@ -9,14 +9,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
 from etl.errors import EtlError
-from etl.transform.fields import Kind, Shape, snake_case
+from etl.transform.fields import Field, Kind, Shape, snake_case
 from etl.transform.jsontext import JsonTextError, dumps, dumps_bytes, holdable, loads
 
 Row = dict[str, Any]
@@ -65,11 +65,18 @@ def from_api(
     values = list(map(item.get, shape.names))
     row: Row = dict(zip(shape.columns, values, strict=True))
     unheld = {name: _as_base64(value) for name, value in verbatim.items()}
-    for name, column, kind in shape.to_be_held(tuple(map(type, values))) if plain else shape.fields:
+    others: Sequence[Field] = shape.fields
+    if plain:
+        json_columns, instant_columns, others = shape.to_be_held(tuple(map(type, values)))
+        for column in json_columns:
+            row[column] = dumps(row[column])
+        if not all(map(_is_surely_canonical, map(row.__getitem__, instant_columns))):
+            others = (*others, *(field for field in shape.fields if field.kind is _INSTANT))
+    for name, column, kind in others:
         value = row[column]
         if value is None:
             continue
-        held = dumps(value) if plain and kind is _JSON else _hold(value, kind, plain)
+        held = _hold(value, kind, plain)
         if held is _UNHELD:
             held = _nearest(value, kind)
             unheld[name] = _as_base64(value)
@@ -77,10 +84,10 @@ def from_api(
     for name in shape.optional:
         if item.get(name, _ABSENT) is None:  # where null is not the same as nothing
             unheld.setdefault(name, _as_base64(None))
-    absent, others = shape.absent_and_unknown(tuple(item))
+    absent, strange = shape.absent_and_unknown(tuple(item))
     row["extra"] = None
-    if others:
-        unknown = {name: item[name] for name in others}
+    if strange:
+        unknown = {name: item[name] for name in strange}
         extra = unknown if plain else holdable(unknown)
         if extra is not unknown:
             unheld[""] = _as_base64(unknown)
