@@ -57,10 +57,11 @@ _DEPRECATIONS_SAID: set[str | None] = set()
 
 
 class Answer(NamedTuple):
-    """A parsed JSON object; see `jsontext.Parsed` for `plain`."""
+    """A parsed JSON object; see `jsontext.Parsed` for `plain`. Its text had `body_bytes`."""
 
     value: dict[str, Any]
     plain: bool
+    body_bytes: int = 0
 
 
 class _StaleConnectionError(RetriableApiError):
@@ -307,7 +308,7 @@ class Client:
                     path=path,
                     status=status,
                 )
-            return Answer(value, plain)
+            return Answer(value, plain, len(body))
         if status in (401, 403):
             raise AuthError(self._auth_advice(status), path=path, status=status)
         if status in (404, 405) and "error" in problem:

@@ -175,6 +175,6 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
         if closes:
             asking.requests = 0
         read += fresh
-        yield Page(kind, items, answer.plain, closes)
+        yield Page(kind, items, answer.plain, closes, body_bytes=answer.body_bytes)
         if cursor is None:
             return

@@ -31,7 +31,8 @@ class Page(NamedTuple):
     """Objects as the API answered them, and the segments that are whole once they are stored.
 
     `light`: fields were left out on purpose, so the objects serve to see what differs, not to be stored. `selected`:
-    all of it belongs to traces that the filters select, whether these are stored yet or not.
+    all of it belongs to traces that the filters select, whether these are stored yet or not. `body_bytes`: about how
+    large the answer was.
     """
 
     kind: Kind
@@ -40,6 +41,7 @@ class Page(NamedTuple):
     closes: Sequence[Segment] = ()
     light: bool = False
     selected: bool = False
+    body_bytes: int = 0
 
 
 class Expected(NamedTuple):

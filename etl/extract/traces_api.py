@@ -198,7 +198,7 @@ class TracesReader:
         answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
         # The document leaves out two fields that are null for every score of a trace.
         scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
-        yield Page(Kind.SCORE_LEGACY, scores, answer.plain)
+        yield Page(Kind.SCORE_LEGACY, scores, answer.plain, body_bytes=answer.body_bytes)
 
     def _read_scores_v3(self, window: Window, chosen: Params | None = None) -> Iterator[Page]:
         return read_scores_v3(self._client, window, chosen, time_outs=self._time_outs)
@@ -273,7 +273,7 @@ class TracesReader:
                         raise UnexpectedAnswerError(f"GET {endpoint.path}: {error}", path=endpoint.path) from None
                     continue
                 tries = 0
-                page = Page(endpoint.kind, items, answer.plain)
+                page = Page(endpoint.kind, items, answer.plain, body_bytes=answer.body_bytes)
             doubtful = [segment for segment in closed if again and segment.proof == "doubtful"]
             yield page._replace(closes=_closes([s for s in closed if s not in doubtful], requests))
             if closed:
@@ -360,7 +360,8 @@ class TracesReader:
             fresh = [id_ for item in items if (id_ := str(item.get("id"))) not in known]
             keys.update(entry.key for entry in _entries(endpoint, items))
             short, all_here = len(items) < limit, total <= len(items)
-            yield Page(endpoint.kind, items, answer.plain)  # whoever takes it may empty it
+            # Whoever takes it may empty it.
+            yield Page(endpoint.kind, items, answer.plain, body_bytes=answer.body_bytes)
             if (short and all_here) or not fresh:
                 return _Part(keys, first_total, short, requests)
             ids += fresh
@@ -388,7 +389,8 @@ class TracesReader:
             items = answer.value["data"]
             keys.update(entry.key for entry in _entries(endpoint, items))
             empty = not items
-            yield Page(kind, items, answer.plain)  # whoever takes it may empty it
+            # Whoever takes it may empty it.
+            yield Page(kind, items, answer.plain, body_bytes=answer.body_bytes)
             total = total_items(answer.value["meta"], endpoint.path)
             if page * limit >= total or empty:
                 trusted = endpoint.totals_trusted

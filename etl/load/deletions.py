@@ -12,7 +12,20 @@ from collections.abc import Collection
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Exists, Select, Table, and_, delete, exists, insert, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Exists,
+    Select,
+    Table,
+    and_,
+    delete,
+    exists,
+    insert,
+    select,
+    update,
+)
 
 from etl.intervals import MILLISECOND, Window
 from etl.load.keys import Key, is_key_listed, listed, of_listed
@@ -66,6 +79,7 @@ def settle_absences(
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
     table = ROW_TABLES[stream]
+
     def stored(but: Collection[Key] = ()) -> set[Key]:
         return stored_keys(
             conn, project_id, stream, window, read_from=read_from, known_since=known_since, before=read_started_at,

@@ -19,7 +19,7 @@ from etl.transform import derive
 from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics, Span, metrics
 from etl.transform.rows import Row
 
-# SQLite allows 32,766 variables in a statement (SQLITE_MAX_VARIABLE_NUMBER since 3.32).
+# What is read of so many traces or sessions may be in memory together.
 _IDS_PER_SELECT = 10_000
 # Inputs and outputs of many traces do not fit in memory together; how large they are is seen as they come.
 _FIRST_GROUP, _GROUP_CHARACTERS = 8, 4_000_000
@@ -51,7 +51,7 @@ def _other_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]
         if not stored:
             continue
         spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
-        wanted = {"project_id": project_id, **listed(sorted(stored))}
+        wanted = {"project": project_id, **listed(sorted(stored))}
         for trace_id, start, end in conn.execute(spans_query, wanted).all():
             spans[trace_id].append(Span(_moment(start), _moment(end), None))
         for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
@@ -68,7 +68,7 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
     Costs are added in Python, where they are added as the server does.
     """
     columns = observations.c
-    alive = columns.project_id == bindparam("project_id"), columns.deleted_at.is_(None)
+    alive = columns.project_id == bindparam("project"), columns.deleted_at.is_(None)
     later = func.greatest if dialect == "postgresql" else func.max
     last_end = func.max(later(columns.start_time, func.coalesce(columns.end_time, columns.start_time)))
     spans = (
@@ -174,16 +174,8 @@ def _derived_sessions(
 ) -> Iterator[list[Row]]:
     named = set(session_ids)
     for ids in _chunks(named.union(left)):
-        # Postgres sorts text by the language of the database, SQLite by its bytes.
-        by_bytes = collate(traces.c.id, "C") if conn.dialect.name == "postgresql" else traces.c.id
-        place = func.row_number().over(partition_by=traces.c.session_id, order_by=(traces.c.timestamp, by_bytes))
-        ranked = (
-            select(traces.c.session_id, traces.c.environment, place.label("place"))
-            .where(traces.c.project_id == project_id, traces.c.session_id.in_(ids), traces.c.deleted_at.is_(None))
-            .subquery()
-        )
-        first = select(ranked.c.session_id, ranked.c.environment).where(ranked.c.place == 1)
-        environments = {row.session_id: row.environment for row in conn.execute(first)}
+        first = conn.execute(_first_environments(conn.dialect.name), {"project": project_id, **listed(ids)}).all()
+        environments = {row.session_id: row.environment for row in first}
         keys = [(project_id, session_id) for session_id in ids]
         stored = {key[1]: values for key, values in rows_by_key(conn, sessions, keys, ["read_from", "deleted_at"])}
         yield [
@@ -191,6 +183,19 @@ def _derived_sessions(
             for session_id in ids
             if _is_derivable(session_id in named, session_id in environments, *stored.get(session_id, ()))
         ]
+
+
+@cache
+def _first_environments(dialect: str) -> Select[Any]:
+    """The environment of the earliest trace of each session that `listed` names."""
+    # Postgres sorts text by the language of the database, SQLite by its bytes.
+    by_bytes = collate(traces.c.id, "C") if dialect == "postgresql" else traces.c.id
+    place = func.row_number().over(partition_by=traces.c.session_id, order_by=(traces.c.timestamp, by_bytes))
+    placed = select(traces.c.session_id, traces.c.environment, place.label("place")).where(
+        traces.c.project_id == bindparam("project"), traces.c.deleted_at.is_(None)
+    )
+    ranked = of_listed(dialect, placed, traces.c.session_id).subquery()
+    return select(ranked.c.session_id, ranked.c.environment).where(ranked.c.place == 1)
 
 
 def _is_derivable(named: bool, has_traces: bool, read_from: str | None = None, deleted_at: Any = None) -> bool:
@@ -203,14 +208,20 @@ def _is_derivable(named: bool, has_traces: bool, read_from: str | None = None, d
 
 def _parts(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The stored observations of each trace that has any, without their contents."""
-    columns = observations.c
-    query = select(columns.trace_id, *(columns[name] for name in PART_COLUMNS)).where(
-        columns.project_id == project_id, columns.trace_id.in_(trace_ids), columns.deleted_at.is_(None)
-    )
     found: dict[str, list[dict[str, Any]]] = {}
-    for trace_id, *values in conn.execute(query):
+    query = _parts_query(conn.dialect.name)
+    for trace_id, *values in conn.execute(query, {"project": project_id, **listed(trace_ids)}).all():
         found.setdefault(trace_id, []).append(dict(zip(PART_COLUMNS, values, strict=True)))
     return found
+
+
+@cache
+def _parts_query(dialect: str) -> Select[Any]:
+    columns = observations.c
+    parts = select(columns.trace_id, *(columns[name] for name in PART_COLUMNS)).where(
+        columns.project_id == bindparam("project"), columns.deleted_at.is_(None)
+    )
+    return of_listed(dialect, parts, columns.trace_id)
 
 
 def _with_contents(conn: Connection, rows: Sequence[tuple[Row, Key | None]]) -> Iterator[list[Row]]:

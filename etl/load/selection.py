@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+from typing import Any
 
-from sqlalchemy import Connection, exists, select
+from sqlalchemy import Connection, Select, bindparam, exists, select
 
-from etl.load.keys import rows_by_key
+from etl.load.keys import listed, of_listed, rows_by_key
 from etl.load.tables import sessions, traces
 from etl.transform.rows import Row
-
-_IDS_PER_SELECT = 5_000
 
 
 def stored_trace_ids(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
@@ -33,19 +33,20 @@ def session_ids_of(
 
 def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
     """The sessions that these traces belong to and that have no row."""
-    found: set[str] = set()
-    ordered = sorted(trace_ids)
+    query = _session_ids_without_row(conn.dialect.name)
+    return set(conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).scalars())
+
+
+@cache
+def _session_ids_without_row(dialect: str) -> Select[Any]:
     has_row = exists().where(sessions.c.project_id == traces.c.project_id, sessions.c.id == traces.c.session_id)
-    for start in range(0, len(ordered), _IDS_PER_SELECT):
-        query = select(traces.c.session_id).where(
-            traces.c.project_id == project_id,
-            traces.c.id.in_(ordered[start : start + _IDS_PER_SELECT]),
-            traces.c.session_id.is_not(None),
-            traces.c.deleted_at.is_(None),
-            ~has_row,
-        )
-        found.update(conn.execute(query).scalars())
-    return found
+    without_row = select(traces.c.session_id).where(
+        traces.c.project_id == bindparam("project"),
+        traces.c.session_id.is_not(None),
+        traces.c.deleted_at.is_(None),
+        ~has_row,
+    )
+    return of_listed(dialect, without_row, traces.c.id)
 
 
 def of_stored_traces(conn: Connection, project_id: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:

@@ -1,38 +1,37 @@
 """What a reader hands to the writer: rows that may have to be written, and word of all that came.
 
-Pages may be small and a transaction has its price, so pages are put together up to some hundred rows.
+Pages may be small, and a look into the database and a transaction have their price; they may be large, and rows need
+memory. So they are brought to some hundred objects first.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
 from etl.extract.readers import Page, Segment
 from etl.load.compare import keys_and_times, stored_as_they_are
 from etl.load.keys import Key
-from etl.load.tables import CONTENTS
 from etl.transform.pages import Kind, identified, rows_of_objects, trace_ids
 from etl.transform.rows import Row
 
 _ROWS = 500
-_CONTENT_CHARACTERS = 2_000_000
+_BODY_BYTES = 2_000_000
 _SECONDS = 2.0
 
 
-@dataclass
-class Batch:
-    """One or several pages of one kind.
+class Batch(NamedTuple):
+    """What becomes of one page.
 
     Attributes:
         rows: By table; without those that are stored as they came.
         seen: By table: the keys, without the project, of all rows that came, and their times.
         traces: All traces that rows of `traces` and `observations` among them belong to.
         objects: How many objects the API answered.
-        closes: The segments that are whole once this is stored; only the last page of a batch has any.
+        closes: The segments that are whole once this is stored.
         light, selected: As in `Page`.
     """
 
@@ -44,35 +43,10 @@ class Batch:
     closes: Sequence[Segment] = ()
     light: bool = False
     selected: bool = False
-    content_characters: int = field(init=False)
-    begun_s: float = field(default_factory=time.monotonic)
-
-    def __post_init__(self) -> None:
-        self.content_characters = sum(
-            len(row.get(name) or "") for rows in self.rows.values() for row in rows for name in CONTENTS
-        )
-
-    def takes(self, other: Batch) -> bool:
-        """Whether `other` may be stored together with this one."""
-        if self.closes or (self.kind, self.light, self.selected) != (other.kind, other.light, other.selected):
-            return False
-        small = self.objects + other.objects <= _ROWS and self.content_characters <= _CONTENT_CHARACTERS
-        return small and time.monotonic() - self.begun_s < _SECONDS
-
-    def add(self, other: Batch) -> None:
-        """Takes everything of `other`, which was read after this one."""
-        for table, rows in other.rows.items():
-            self.rows.setdefault(table, []).extend(rows)
-        for table, times in other.seen.items():
-            self.seen.setdefault(table, {}).update(times)
-        self.traces |= other.traces
-        self.objects += other.objects
-        self.content_characters += other.content_characters
-        self.closes = other.closes
 
 
 def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connection | None) -> Batch:
-    """A page as a batch.
+    """A page as a batch. What was read lightly is compared by then, and needs no rows.
 
     Args:
         contents: Whether inputs and outputs are kept.
@@ -80,13 +54,17 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     Raises:
         RowError: An object has no usable key.
     """
-    objects = identified(page.kind, page.items, contents=contents)
+    objects = identified(page.kind, page.items, contents=contents, light=page.light)
     seen: dict[str, dict[Key, str]] = {}
-    traces: set[str] = set()
-    if known_in is not None and page.plain and not page.light:
+    if page.light:
+        for one in objects:
+            if one.at is not None:
+                seen.setdefault(one.table, {})[one.key] = one.at
+        objects = []
+    elif known_in is not None and page.plain:
         seen = stored_as_they_are(known_in, project_id, objects)
-        traces = trace_ids_of_keys(seen)
         objects = [one for one in objects if one.key not in seen.get(one.table, ())]
+    traces = trace_ids_of_keys(seen)
     rows = rows_of_objects(
         page.kind, objects, project_id=project_id, plain=page.plain, contents=contents, light=page.light
     )
@@ -97,25 +75,27 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     )
 
 
-def parts_of(page: Page) -> Iterator[Page]:
-    """A large page in parts that are taken out of it one by one, so that not all of it is rows at the same time."""
-    while len(page.items) > _ROWS:
-        yield page._replace(items=page.items[:_ROWS], closes=())
-        del page.items[:_ROWS]
-    yield page
+def resized(pages: Iterable[Page]) -> Iterator[Page]:
+    """The same in pages of some hundred objects: large ones in parts, small ones together.
 
-
-def together(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The same, with small ones put together; what came before an error is given out before it is raised."""
-    held: Batch | None = None
+    What came before an error is given out before the error is raised. The pages given are emptied: who read them would
+    hold their objects as long as these wait.
+    """
+    held: Page | None = None
+    begun_s = 0.0
     try:
-        for batch in batches:
-            if held is not None and held.takes(batch):
-                held.add(batch)
+        for page in pages:
+            if held is not None and not (_fit_together(held, page) and time.monotonic() - begun_s < _SECONDS):
+                yield held
+                held = None
+            if held is None:
+                held, begun_s = page._replace(items=page.items.copy()), time.monotonic()
             else:
-                if held is not None:
-                    yield held
-                held = batch
+                held = _joined(held, page)
+            page.items.clear()
+            while len(held.items) > _ROWS:
+                yield held._replace(items=held.items[:_ROWS], closes=())
+                del held.items[:_ROWS]
             if held.closes:
                 yield held
                 held = None
@@ -125,6 +105,20 @@ def together(batches: Iterable[Batch]) -> Iterator[Batch]:
         raise
     if held is not None:
         yield held
+
+
+def _fit_together(one: Page, other: Page) -> bool:
+    if (one.kind, one.light, one.selected) != (other.kind, other.light, other.selected):
+        return False
+    return len(one.items) + len(other.items) <= _ROWS and one.body_bytes + other.body_bytes <= _BODY_BYTES
+
+
+def _joined(one: Page, following: Page) -> Page:
+    return following._replace(
+        items=one.items + following.items,
+        plain=one.plain and following.plain,
+        body_bytes=one.body_bytes + following.body_bytes,
+    )
 
 
 def trace_ids_of_keys(seen: Mapping[str, Iterable[Key]]) -> set[str]:

@@ -29,14 +29,14 @@ from etl.load.keys import Key
 from etl.load.selection import stored_trace_ids
 from etl.load.types import instant_text
 from etl.pipeline import switch
-from etl.pipeline.batch import Batch, batch_of, parts_of, together
+from etl.pipeline.batch import Batch, batch_of, resized
 from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import of_selected_traces, refresh_after_deletion, store_rows
 from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, keys_of, rows_of, selected_by_environment
-from etl.transform.rows import RowError
+from etl.transform.rows import Row, RowError
 
 log = logging.getLogger(__name__)
 
@@ -258,10 +258,10 @@ class _Run:
             work.since = time.monotonic()
             put_off = self._may_wait(work)
             try:
-                for batch in () if put_off else together(self._batches(work)):
-                    if not deliver(_Delivery(work, batch)):
+                for page in () if put_off else resized(self._pages(work)):
+                    if not deliver(_Delivery(work, self._batch(page, compared=work.read_before))):
                         return
-                    if batch.closes and self._may_wait(work):
+                    if page.closes and self._may_wait(work):
                         put_off = True
                         break
             except Exception as raised:  # noqa: BLE001 - handed to the writer, which judges it
@@ -297,42 +297,43 @@ class _Run:
             return False
         return time.monotonic() - self._started > limit.total_seconds()
 
-    def _batches(self, work: _Work) -> Iterator[Batch]:
+    def _pages(self, work: _Work) -> Iterator[Page]:
         """The pages of a window; where a light page differs from what is stored, that stretch is read whole first."""
         name = work.source.name
         flaw: SegmentProof | None = None  # of what was read whole for the segment that is open
         for page in self._reader.read(name, work.due.window, light=work.due.light):
-            if page.light:
-                batch = self._batch(page, compared=False)
-                with reading(self._engine) as conn:
-                    stretch = differing_stretch(conn, batch.rows)
-                if stretch is not None:
-                    for whole in self._reader.read(name, stretch):
-                        flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
-                        flaw = next((one for one in _WORST_FIRST if one == flaw or one in flaws), None)
-                        for part in self._completed(work, whole._replace(closes=())):
-                            yield from self._batches_of(part, compared=True)
-                if flaw is not None and batch.closes:
-                    batch.closes = [segment._replace(proof=flaw) for segment in batch.closes]
-                    flaw = None
-                yield batch
-            else:
-                for part in self._completed(work, page):
-                    yield from self._batches_of(part, compared=work.read_before)
+            if not page.light:
+                yield from self._completed(work, page)
+                continue
+            stretch = self._differing_stretch(page)
+            for whole in self._reader.read(name, stretch) if stretch is not None else ():
+                flaws = {segment.proof for segment in whole.closes} - {"counted", "walked"}
+                flaw = next((one for one in _WORST_FIRST if one == flaw or one in flaws), None)
+                yield from self._completed(work, whole._replace(closes=()))
+            if flaw is not None and page.closes:
+                page = page._replace(closes=[segment._replace(proof=flaw) for segment in page.closes])
+                flaw = None
+            yield page
 
-    def _batches_of(self, page: Page, *, compared: bool) -> Iterator[Batch]:
-        return (self._batch(part, compared=compared) for part in parts_of(page))
+    def _differing_stretch(self, page: Page) -> Window | None:
+        rows = self._rows_of(page)
+        with reading(self._engine) as conn:
+            return differing_stretch(conn, rows)
+
+    def _rows_of(self, page: Page) -> dict[str, list[Row]]:
+        scope = self._scope
+        return rows_of(
+            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
+            light=page.light,
+        )  # fmt: skip
 
     def _batch(self, page: Page, *, compared: bool) -> Batch:
         """What of a page has to be written; not `compared` where hardly any of it can be stored yet."""
         scope = self._scope
-        if not compared or self._repair:
-            batch = batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
-        else:
-            with reading(self._engine) as conn:
-                batch = batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
-        page.items.clear()  # they are rows now; the reader would hold them as long as the batch waits
-        return batch
+        if page.light or not compared or self._repair:
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
+        with reading(self._engine) as conn:
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
 
     def _completed(self, work: _Work, page: Page) -> Iterator[Page]:
         """Under filters: all that belongs to a trace that is selected only now, and the page itself.
@@ -363,11 +364,8 @@ class _Run:
         if page.kind not in OBSERVATIONS_V2:
             return set()
         # Rows are selected, not traces: others of the same trace, new ones, too, may lack what the filters ask for.
-        tables = rows_of(
-            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
-            light=page.light,
-        )  # fmt: skip
         found: set[str] = set()
+        tables = self._rows_of(page)
         with reading(self._engine) as conn:
             for table, rows in tables.items():
                 found |= {key[0] for key in set().union(*differences(conn, table, rows)) if key[0]}

@@ -109,7 +109,9 @@ class Shape:
             return ToBeHeld(
                 tuple(f.column for f, _ in left if f.kind is Kind.JSON),
                 tuple(f.column for f, one in left if f.kind is Kind.INSTANT and one is str),
-                tuple(f for f, one in left if f.kind is not Kind.JSON and (f.kind is not Kind.INSTANT or one is not str)),
+                tuple(
+                    f for f, one in left if f.kind is not Kind.JSON and (f.kind is not Kind.INSTANT or one is not str)
+                ),
             )
 
         return by_types

@@ -67,8 +67,10 @@ def parse(body: bytes | bytearray) -> Parsed:
     if not _may_have_long_number(body) or all(map(_fits_machine_number, _long_numbers(body))):
         try:
             return Parsed(orjson.loads(body), plain=_NUL_ESCAPE not in body)
-        except orjson.JSONDecodeError:
-            pass  # lone surrogates, or no JSON at all: the exact parser knows
+        except orjson.JSONDecodeError as error:
+            # Of JSON only lone surrogates, written as escapes or in three bytes from ED on, are refused.
+            if b"\\u" not in body and b"\xed" not in body:
+                raise JsonTextError("not JSON, or nested too deeply") from error
     try:
         text = body.decode("utf-8", "surrogatepass")
         value = simplejson.loads(text, parse_float=_exact, parse_int=_whole, parse_constant=_refuse)

@@ -8,8 +8,10 @@ Checked field by field against a server that answered the same 3,275 observation
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from etl.transform.fields import OBSERVATION_V2, TRACE_V2
@@ -78,7 +80,7 @@ _COPY_EMPTY = ("version", "userId", "sessionId", "release")
 
 _ABSENT = object()
 # Nothing else begins a JSON text (RFC 8259), so most text need not be tried.
-_JSON_STARTS = frozenset('{["-0123456789tfn \t\n\r')
+_may_be_json = re.compile(r'[ \t\n\r]*(?:[{["]|-?[0-9]|true|false|null)').match
 # JavaScript writes a number with an exponent from 1e21 on and below 1e-6 (ECMAScript, Number::toString).
 _JS_EXPONENT_FROM, _JS_EXPONENT_BELOW = 21, -6
 
@@ -217,7 +219,7 @@ def _unrender_contents(item: dict[str, Any]) -> None:
 
 def _json(text: str) -> Parsed | None:
     """What `text` says if it is JSON."""
-    if text[:1] not in _JSON_STARTS:
+    if not _may_be_json(text):
         return None
     try:
         return parse(text.encode("utf-8", "surrogatepass"))
@@ -225,6 +227,7 @@ def _json(text: str) -> Parsed | None:
         return None
 
 
+@lru_cache(maxsize=256)  # there are few prices
 def _number(text: str) -> float | Decimal | str:
     """The number that `text` writes; the text itself if it writes none."""
     parsed = _json(text)

@@ -77,7 +77,7 @@ def rows_of(
     Raises:
         RowError: An object without a usable key.
     """
-    objects = identified(kind, items, contents=contents)
+    objects = identified(kind, items, contents=contents, light=light)
     return rows_of_objects(kind, objects, project_id=project_id, plain=plain, contents=contents, light=light)
 
 
@@ -85,7 +85,7 @@ class Identified(NamedTuple):
     """An object of a page, before any work is done to make it a row.
 
     `key` is the primary key without the project; parts that are no text cannot be looked up. `at` is the time that its
-    row is stored with.
+    row is stored with. An object that was read lightly serves to be compared, not to be stored, and has an empty hash.
     """
 
     table: str
@@ -96,7 +96,9 @@ class Identified(NamedTuple):
     item: Mapping[str, Any]
 
 
-def identified(kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool) -> list[Identified]:
+def identified(
+    kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool, light: bool = False
+) -> list[Identified]:
     """What is needed to see which objects are stored as they are."""
     shape = _chosen(SHAPES[kind], contents)
     read_from = "observations" if kind in OBSERVATIONS_V2 or kind is Kind.SCORE_V3 else "traces"
@@ -104,7 +106,7 @@ def identified(kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool
         items = [
             {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}} for item in items
         ]
-    hashes = [content_hash(item, shape) for item in items]
+    hashes = [""] * len(items) if light else [content_hash(item, shape) for item in items]
     time = _TIMES[shape.table]
     if shape.table != "observations":
         return [

@@ -94,7 +94,7 @@ def from_api(
         row["extra"] = dumps(extra)
     _set_keys(row, item, shape, project_id, unheld)
     row["exact"] = exact_text(unheld, absent)
-    row["content_hash"] = hashed or content_hash(item, shape)
+    row["content_hash"] = content_hash(item, shape) if hashed is None else hashed
     row["read_from"] = read_from
     return row
 

@@ -16,7 +16,7 @@ from etl.intervals import Window
 from etl.load.compare import differences
 from etl.load.engine import reading, writing
 from etl.load.tables import scores
-from etl.pipeline.batch import Batch, batch_of, together
+from etl.pipeline.batch import batch_of, resized
 from etl.pipeline.store import store_rows
 from etl.transform.fields import SCORE_LEGACY
 from etl.transform.pages import Kind
@@ -35,56 +35,78 @@ def window(number: int) -> Segment:
     return Segment(Window(start, start + timedelta(hours=1)), "walked", None, 0, 1)
 
 
-def batch(first: int, count: int, *, closes: int | None = None, comment: str = "", light: bool = False) -> Batch:
-    page = Page(Kind.SCORE_LEGACY, [score(first + n, comment=comment) for n in range(count)], True, light=light)
-    if closes is not None:
-        page = page._replace(closes=[window(closes)])
-    return batch_of(page, project_id="p", contents=True, known_in=None)
+def page(first: int, count: int, *, closes: int | None = None, light: bool = False, body_bytes: int = 0) -> Page:
+    return Page(
+        Kind.SCORE_LEGACY,
+        [score(first + n) for n in range(count)],
+        True,
+        closes=() if closes is None else [window(closes)],
+        light=light,
+        body_bytes=body_bytes,
+    )
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.lists(st.tuples(st.integers(0, 400), st.booleans(), st.booleans()), max_size=12))
-def test_nothing_is_lost_between_pages_and_batches(pages: list[tuple[int, bool, bool]]) -> None:
-    """Rows and segments come out in their order, and a batch with more than one page has at most 500 objects."""
-    firsts = [sum(count for count, _, _ in pages[:n]) for n in range(len(pages))]
+@given(st.lists(st.tuples(st.integers(0, 1200), st.booleans(), st.booleans()), max_size=12))
+def test_nothing_is_lost_when_pages_are_resized(sizes: list[tuple[int, bool, bool]]) -> None:
+    """Rows and segments come out in their order, at most 500 rows in a page, and none with what closes later."""
+    firsts = [sum(count for count, _, _ in sizes[:n]) for n in range(len(sizes))]
 
-    def read() -> Iterator[Batch]:
-        for number, (first, (count, closes, light)) in enumerate(zip(firsts, pages, strict=True)):
-            yield batch(first, count, closes=number if closes else None, light=light)
-
-    parts, whole = list(read()), list(together(read()))
-
-    for name in ("id", "timestamp"):
-        assert [row[name] for one in whole for row in one.rows["scores"]] == [
-            row[name] for one in parts for row in one.rows["scores"]
+    def read() -> list[Page]:
+        return [
+            page(first, count, closes=number if closes else None, light=light)
+            for number, (first, (count, closes, light)) in enumerate(zip(firsts, sizes, strict=True))
         ]
+
+    parts, given = read(), read()
+    whole = list(resized(iter(given)))
+
+    assert [item for one in whole for item in one.items] == [item for one in parts for item in one.items]
     assert [one for part in whole for one in part.closes] == [one for part in parts for one in part.closes]
-    assert sum(one.objects for one in whole) == sum(one.objects for one in parts)
-    assert {key for one in whole for key in one.seen["scores"]} == {key for one in parts for key in one.seen["scores"]}
-    assert all(one.objects == len(one.rows["scores"]) <= 500 for one in whole)
-    assert all(one.light == light for one, light in zip(parts, [page[2] for page in pages], strict=True))
+    assert [one.light for one in whole for _ in one.items] == [one.light for one in parts for _ in one.items]
+    assert all(len(one.items) <= 500 for one in whole)
+    assert all(one.items == [] for one in given), "who read them would hold them"
+    read_before = 0
+    for one in whole:
+        read_before += len(one.items)
+        closed = [n for n, (_, closes, _) in enumerate(sizes) if closes and window(n) in one.closes]
+        assert all(read_before >= firsts[n] + sizes[n][0] for n in closed)
+
+
+def test_small_pages_are_put_together() -> None:
+    assert [len(one.items) for one in resized(page(n, 100) for n in range(7))] == [500, 200]
+    assert [len(one.items) for one in resized(page(n, 100, closes=n if n == 1 else None) for n in range(4))] == [
+        200,
+        200,
+    ]
 
 
 def test_large_contents_are_not_piled_up() -> None:
-    whole = together(batch(n, 1, comment="x", closes=None) for n in range(3))
-    assert [one.objects for one in whole] == [3]
+    assert [len(one.items) for one in resized(page(n, 1, body_bytes=5_000_000) for n in range(3))] == [1, 1, 1]
 
-    def with_contents(n: int) -> Batch:
-        page = Page(Kind.SCORE_LEGACY, [score(n, metadata={"text": "x" * 5_000_000})], True)
-        return batch_of(page, project_id="p", contents=True, known_in=None)
 
-    assert [one.objects for one in together(with_contents(n) for n in range(3))] == [1, 1, 1]
+def test_pages_that_are_not_plain_make_the_whole_not_plain() -> None:
+    (whole,) = resized([page(0, 1)._replace(plain=False), page(1, 1)])
+    assert not whole.plain
 
 
 def test_what_was_read_before_an_error_is_handed_on() -> None:
-    def read() -> Iterator[Batch]:
-        yield batch(0, 3)
+    def read() -> Iterator[Page]:
+        yield page(0, 3)
         raise RetriableApiError("the connection broke off", path="/v2/scores")
 
-    batches = together(read())
-    assert next(batches).objects == 3
+    pages = resized(read())
+    assert len(next(pages).items) == 3
     with pytest.raises(RetriableApiError):
-        next(batches)
+        next(pages)
+
+
+def test_what_was_read_lightly_needs_no_rows() -> None:
+    light = batch_of(page(0, 3, closes=1, light=True), project_id="p", contents=True, known_in=None)
+
+    assert light.rows == {"scores": []}
+    assert light.seen == {"scores": {(item["id"],): item["timestamp"] for item in page(0, 3).items}}
+    assert (light.objects, light.closes, light.light) == (3, [window(1)], True)
 
 
 def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> None:
@@ -97,11 +119,11 @@ def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> Non
 
     items[3] = score(3, comment="edited")
     items.append(score(7))
-    page = Page(Kind.SCORE_LEGACY, items, True, closes=[window(0)])
+    full = Page(Kind.SCORE_LEGACY, items, True, closes=[window(0)])
     with reading(engine) as conn:
-        again = batch_of(page, project_id="p", contents=True, known_in=conn)
-        other_project = batch_of(page, project_id="q", contents=True, known_in=conn)
-        not_plain = batch_of(page._replace(plain=False), project_id="p", contents=True, known_in=conn)
+        again = batch_of(full, project_id="p", contents=True, known_in=conn)
+        other_project = batch_of(full, project_id="q", contents=True, known_in=conn)
+        not_plain = batch_of(full._replace(plain=False), project_id="p", contents=True, known_in=conn)
 
     assert [row["id"] for row in again.rows["scores"]] == ["s1", "s2", "s3", "s7"]
     assert again.seen["scores"] == {(item["id"],): item["timestamp"] for item in items}
