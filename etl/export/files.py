@@ -37,7 +37,8 @@ _GROUP_BYTES = 16 << 20
 _BATCH_FILES = 64
 _BATCH_BYTES = 1 << 20
 # O_BINARY is Windows'; O_NOFOLLOW is everybody else's.
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_AS_IT_STANDS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _AS_IT_STANDS
 
 
 class Content(NamedTuple):
@@ -268,8 +269,11 @@ def checksum(path: Path | str, size: int) -> str | None:
 
 
 def _holds(path: str, data: bytes) -> bool:
-    with open(path, "rb", buffering=0) as file:
-        return file.read(len(data) + 1) == data
+    descriptor = os.open(path, os.O_RDONLY | _AS_IT_STANDS)
+    try:
+        return os.read(descriptor, len(data) + 1) == data
+    finally:
+        os.close(descriptor)
 
 
 def _size_of(file: tuple[str, bytes]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 from etl.transform.documents import canonical, whole_number
@@ -24,12 +25,9 @@ def find(item: Mapping[str, Any], path: str) -> Any:
     an index from 0.
     """
     value: Any = item
-    steps = path.split(".")
-    while steps:
-        taken, value = _step(value, steps)
-        if value is MISSING:
-            return MISSING
-        steps = steps[taken:]
+    rest: str | None = path
+    while rest is not None:
+        value, rest = _step(value, rest)
     return value
 
 
@@ -58,15 +56,22 @@ def _number_text(value: Any) -> str | None:
     return dumps(canonical(value)) if whole is None else str(whole)
 
 
-def _step(value: Any, steps: list[str]) -> tuple[int, Any]:
-    """How many of the steps were taken, and where they led."""
+def _step(value: Any, path: str) -> tuple[Any, str | None]:
+    """What the first step of a path leads to, and the rest of the path; None for its end."""
     if isinstance(value, dict):
-        for count in range(len(steps), 0, -1):
-            key = ".".join(steps[:count])
+        for key, rest in _ways(path):
             if key in value:
-                return count, value[key]
-    elif isinstance(value, list) and steps[0].isascii() and steps[0].isdigit():
-        index = int(steps[0])
-        if index < len(value):
-            return 1, value[index]
-    return 1, MISSING
+                return value[key], rest
+    elif isinstance(value, list):
+        index, rest = _ways(path)[-1]
+        if index.isascii() and index.isdigit() and int(index) < len(value):
+            return value[int(index)], rest
+    return MISSING, None
+
+
+@lru_cache(maxsize=256)
+def _ways(path: str) -> tuple[tuple[str, str | None], ...]:
+    """The keys that a path may begin with, the longest one first, and what is left of it then."""
+    steps = path.split(".")
+    shorter = ((".".join(steps[:n]), ".".join(steps[n:])) for n in range(len(steps) - 1, 0, -1))
+    return ((path, None), *shorter)

@@ -127,15 +127,16 @@ def trace_ids(
     query = _within(select(columns.id), start, end).where(*_in_session(session))
     query = query.order_by(columns.timestamp.nulls_first(), trace_id)
     with conn.execute(query, execution_options={"yield_per": _IDS_PER_FETCH}) as result:
-        yield from result.scalars()
+        for ids in result.scalars().partitions():
+            yield from ids
 
 
 def rows_of_session(conn: Connection, session: StoredSession, columns: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """These columns of each trace of a session, in no order."""
     query = select(*(traces.c[name] for name in columns)).where(*_in_session(session))
     with conn.execute(query, execution_options={"yield_per": _ROWS_PER_FETCH}) as result:
-        for row in result:
-            yield dict(zip(columns, row, strict=True))
+        for rows in result.partitions():
+            yield from (dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def rows_of_traces(
