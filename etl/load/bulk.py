@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import psycopg
-from psycopg import sql
 from sqlalchemy import Connection, Table
 
 from etl.load.engine import schema_of
@@ -28,17 +26,15 @@ def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
     if conn.dialect.name == "sqlite":
         conn.exec_driver_sql(insert, list(rows))
         return
-    driver = conn.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)  # noqa: S101 - the only driver there is
-    page, table_name = sql.Identifier(_PAGE), sql.Identifier(schema_of(conn) or "public", table.name)
+    driver: Any = conn.connection.driver_connection  # psycopg alone knows COPY
     with driver.cursor() as cursor:
         # A pooler may hand the next transaction another connection, so the table does not outlive this one.
-        cursor.execute(sql.SQL("CREATE TEMP TABLE {} (LIKE {})").format(page, table_name))
-        with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN").format(page, _list(columns))) as copy:
+        cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {_qualified(schema_of(conn), table.name)})")
+        with cursor.copy(f"COPY {_PAGE} ({_quoted(columns)}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
-        cursor.execute(insert.encode())
-        cursor.execute(sql.SQL("DROP TABLE {}").format(page))
+        cursor.execute(insert)
+        cursor.execute(f"DROP TABLE {_PAGE}")
 
 
 def update_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -65,7 +61,7 @@ def _insert(dialect: str, schema: str | None, table_name: str, columns: tuple[st
     key = [column.name for column in ROW_TABLES[table_name].primary_key]
     kept = {*key, "first_seen_at"}
     updates = [f'"{name}" = excluded."{name}"' for name in columns if name not in kept]
-    listing = ", ".join(f'"{name}"' for name in columns)
+    listing = _quoted(columns)
     places = ", ".join("?" * len(columns))
     source = f"VALUES ({places})" if dialect == "sqlite" else f"SELECT {listing} FROM {_PAGE}"  # noqa: S608 - our names
     return (
@@ -78,5 +74,5 @@ def _qualified(schema: str | None, table_name: str) -> str:
     return f'"{schema}".{table_name}' if schema else table_name
 
 
-def _list(names: Sequence[str]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)

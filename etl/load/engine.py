@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -10,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
@@ -66,7 +64,7 @@ def reading(engine: Engine) -> Iterator[Connection]:
     Raises:
         DatabaseError: The database cannot be reached or read.
     """
-    with _plain_errors(engine.url), engine.connect() as connection:
+    with _plain_errors(engine), engine.connect() as connection:
         if engine.dialect.name == "postgresql":
             connection = connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         with connection.begin():
@@ -82,7 +80,7 @@ def writing(engine: Engine) -> Iterator[Connection]:
         RowRefusedError: Only what was written here is more than it takes.
     """
     writer = engine.execution_options(**{_WRITES: True})
-    with _turn(engine), _plain_errors(engine.url), writer.begin() as connection:
+    with _turn(engine), _plain_errors(engine), writer.begin() as connection:
         yield connection
 
 
@@ -104,7 +102,7 @@ def let_readers_in(engine: Engine) -> None:
     Raises:
         DatabaseError: The file cannot be written.
     """
-    with _plain_errors(engine.url), closing(engine.raw_connection()) as connection:
+    with _plain_errors(engine), closing(engine.raw_connection()) as connection:
         _set_up_sqlite(connection.driver_connection, None)
 
 
@@ -123,16 +121,21 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 @contextmanager
-def _plain_errors(url: URL) -> Iterator[None]:
+def _plain_errors(engine: Engine) -> Iterator[None]:
     """Driver errors as one line; SQLAlchemy's own text would hold statements and values."""
     try:
         yield
     except DBAPIError as error:
-        raise _explained(error.orig or error, url) from None
-    except (sqlite3.Error, psycopg.Error) as error:  # from the drivers themselves, where they are used directly
-        raise _explained(error, url) from None
+        raise _explained(error.orig or error, engine) from None
+    except _driver(engine).Error as error:  # from the driver itself, where it is used directly
+        raise _explained(error, engine) from None
     except PoolTimeoutError:
-        raise DatabaseError(f"{_name(url)}: every connection of this process is busy") from None
+        raise DatabaseError(f"{_name(engine.url)}: every connection of this process is busy") from None
+
+
+def _driver(engine: Engine) -> Any:
+    """`sqlite3` or `psycopg`, with the errors of PEP 249; the one that is not used is not even imported."""
+    return engine.dialect.loaded_dbapi
 
 
 def _name(url: URL) -> str:
@@ -140,20 +143,22 @@ def _name(url: URL) -> str:
     return f"database {url.database if url.get_backend_name() == 'sqlite' else url.set(query={}).render_as_string()}"
 
 
-def _explained(error: BaseException, url: URL) -> DatabaseError:
+def _explained(error: BaseException, engine: Engine) -> DatabaseError:
+    url, on_postgres = engine.url, engine.dialect.name == "postgresql"
     cause = (str(error).strip() or type(error).__name__).splitlines()[0]
-    if isinstance(error, psycopg.DataError):
+    if on_postgres and isinstance(error, _driver(engine).DataError):
         cause = cause.split(': "')[0]  # the value follows
-    if isinstance(error, psycopg.errors.ProgramLimitExceeded):
+    if getattr(error, "sqlstate", None) == _PROGRAM_LIMIT_EXCEEDED:
         return RowRefusedError(f"{_name(url)}: {cause}; {_TOO_LARGE}", needs_person=True)
-    known = _SQLITE_ADVICE if url.get_backend_name() == "sqlite" else _POSTGRES_ADVICE
+    known = _POSTGRES_ADVICE if on_postgres else _SQLITE_ADVICE
     advice = next((advice for part, advice in known.items() if part in cause), "")
     needs_person = advice not in ("", _LOCKED)
-    if not advice and isinstance(error, psycopg.OperationalError):
+    if not advice and on_postgres and isinstance(error, _driver(engine).OperationalError):
         advice = "is the server running, and are the URL, user and password right?"
     return DatabaseError(f"{_name(url)}: {cause}" + (f"; {advice}" if advice else ""), needs_person=needs_person)
 
 
+_PROGRAM_LIMIT_EXCEEDED = "54000"  # Postgres manual, appendix A
 # An index row of Postgres holds 2,704 bytes after compression (nbtree: a third of a page).
 _TOO_LARGE = (
     "an id (of a row, a session, a trace) or another value is longer than Postgres takes; shorten it where it is made,"

@@ -96,7 +96,7 @@ def resized(pages: Iterable[Page]) -> Iterator[Page]:
             while len(held.items) > _ROWS:
                 yield held._replace(items=held.items[:_ROWS], closes=())
                 del held.items[:_ROWS]
-            if held.closes:
+            if held.closes or len(held.items) == _ROWS:
                 yield held
                 held = None
     except Exception:
