@@ -28,12 +28,13 @@ class Kind(Enum):
 
 # How many combinations of types, or of field names, are remembered for each shape.
 _COMBINATIONS = 4_096
-# Values of these types are what columns of a kind hold; of text only where it is free of NUL and lone surrogates.
+# Values of these types are what columns of a kind hold, where all is free of NUL, lone surrogates and numbers beyond 64
+# bits.
 _HELD_AS_THEY_ARE: Mapping[Kind, frozenset[type]] = {
     Kind.TEXT: frozenset({str, NoneType}),
     Kind.INSTANT: frozenset({NoneType}),
     Kind.NUMBER: frozenset({float, NoneType}),
-    Kind.INTEGER: frozenset({NoneType}),
+    Kind.INTEGER: frozenset({int, NoneType}),
     Kind.FLAG: frozenset({bool, NoneType}),
     Kind.JSON: frozenset({NoneType}),
 }

@@ -113,16 +113,24 @@ def loads_sorted(text: str) -> Spelled:
 
 def dumps(value: Any) -> str:
     """Compact JSON text with sorted keys; the same text for equal values, whatever parser read them."""
-    return dumps_bytes(value).decode()
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+    except TypeError:
+        return _dumps_exactly(value)
 
 
 def dumps_bytes(value: Any) -> bytes:
     """`dumps` in UTF-8."""
     try:
         return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
-    except TypeError:  # orjson.JSONEncodeError: a surrogate, a Decimal, a big integer or deep nesting
-        text: str = simplejson.dumps(value, sort_keys=True, separators=(",", ":"), use_decimal=True)
-        return text.encode()
+    except TypeError:
+        return _dumps_exactly(value).encode()
+
+
+def _dumps_exactly(value: Any) -> str:
+    """What orjson refuses: a surrogate, a Decimal, a big integer or deep nesting."""
+    text: str = simplejson.dumps(value, sort_keys=True, separators=(",", ":"), use_decimal=True)
+    return text
 
 
 def dumps_indented(value: Any) -> bytes:

@@ -62,12 +62,11 @@ def from_api(
     Raises:
         RowError: A key is missing or no text.
     """
-    values = list(map(item.get, shape.names))
-    row: Row = dict(zip(shape.columns, values, strict=True))
+    row: Row = dict(zip(shape.columns, map(item.get, shape.names), strict=True))
     unheld = {name: _as_base64(value) for name, value in verbatim.items()}
     others: Sequence[Field] = shape.fields
     if plain:
-        json_columns, instant_columns, others = shape.to_be_held(tuple(map(type, values)))
+        json_columns, instant_columns, others = shape.to_be_held(tuple(map(type, row.values())))
         for column in json_columns:
             row[column] = dumps(row[column])
         if not all(map(_is_surely_canonical, map(row.__getitem__, instant_columns))):

@@ -1,14 +1,15 @@
 """The practical floor: what one would write by hand in an afternoon to bring the same rows into the same tables.
 
 One thread; a page is downloaded, parsed with orjson, and upserted with all its columns in one transaction. There is no
-content hash, no comparison with what is stored, no ledger, no proof, no retry; whatever comes is believed.
+content hash, no comparison with what is stored, no ledger, no proof, no retry; whatever comes is believed. What a list
+does not say is worked out once, at the end, by a statement: latency and cost of traces, and the sessions of v4.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 import orjson
@@ -17,7 +18,7 @@ import requests
 from psycopg import sql
 
 from etl.demo import PUBLIC_KEY, SECRET_KEY
-from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SESSION, TRACE, Field, Kind
+from etl.transform.fields import OBSERVATION, OBSERVATION_V2, SCORE_LEGACY, SESSION, TRACE, TRACE_V2, Field, Kind
 
 Item = dict[str, Any]
 Row = tuple[Any, ...]
@@ -39,7 +40,20 @@ _RENAMED_V2 = {
 
 
 def _observation_v2(item: Item) -> Item:
-    return {_RENAMED_V2.get(name, name): value for name, value in item.items()}
+    return _with_contents({_RENAMED_V2.get(name, name): value for name, value in item.items()})
+
+
+def _trace_v2(item: Item) -> Item:
+    return _with_contents(item | {"id": item["traceId"], "timestamp": item["startTime"]})
+
+
+def _with_contents(item: Item) -> Item:
+    """Inputs and outputs come as text, which is JSON or not."""
+    for name in ("input", "output"):
+        if item[name]:
+            with suppress(orjson.JSONDecodeError):
+                item[name] = orjson.loads(item[name])
+    return item
 
 
 def _score_v3(item: Item) -> Item:
@@ -79,10 +93,28 @@ class Target(NamedTuple):
 _TARGETS = {
     "/traces": Target("traces", TRACE.fields),
     "/observations": Target("observations", OBSERVATION.fields, ("trace_id", "id")),
-    "/v2/observations": Target("observations", OBSERVATION_V2.fields, ("trace_id", "id"), _observation_v2),
     "/v3/scores": Target("scores", SCORE_LEGACY.fields, reshape=_score_v3),
     "/sessions": Target("sessions", SESSION.fields),
 }
+_V2_PATH = "/v2/observations"
+_OBSERVATIONS_V2 = Target("observations", OBSERVATION_V2.fields, ("trace_id", "id"), _observation_v2)
+_TRACES_V2 = Target("traces", TRACE_V2.fields, reshape=_trace_v2)
+
+_METRICS = """
+    UPDATE traces SET latency = of_trace.seconds, total_cost = of_trace.usd
+    FROM (
+        SELECT project_id, trace_id, sum(calculated_total_cost) AS usd, {seconds} AS seconds
+        FROM observations GROUP BY project_id, trace_id
+    ) AS of_trace
+    WHERE of_trace.project_id = traces.project_id AND of_trace.trace_id = traces.id
+"""
+_SQLITE_SECONDS = "(julianday(max(coalesce(end_time, start_time))) - julianday(min(start_time))) * 86400"
+_POSTGRES_SECONDS = "extract(epoch FROM max(coalesce(end_time, start_time)) - min(start_time))"
+_SESSIONS_V2 = f"""
+    INSERT INTO sessions (project_id, id, environment, {", ".join(_BOOKKEEPING)})
+    SELECT project_id, session_id, min(environment), {", ".join(f"'{value}'" for value in _BOOKKEEPING.values())}
+    FROM traces WHERE session_id <> '' GROUP BY project_id, session_id
+"""
 
 
 def download(urls: Iterable[str]) -> None:
@@ -108,7 +140,11 @@ def load_sqlite(urls: Iterable[str], path: str) -> None:
             with conn:
                 conn.executemany(_sqlite_upsert(target), rows)
 
-        _load(urls, write)
+        v2 = _load(urls, write)
+        with conn:
+            conn.execute(_METRICS.format(seconds=_SQLITE_SECONDS))
+            if v2:
+                conn.execute(_SESSIONS_V2)
 
 
 def load_postgres(urls: Iterable[str], dsn: str, schema: str) -> None:
@@ -118,6 +154,7 @@ def load_postgres(urls: Iterable[str], dsn: str, schema: str) -> None:
             page, table = sql.Identifier(f"page_{target.table}"), sql.Identifier(schema, target.table)
             statement = sql.SQL("CREATE TEMP TABLE IF NOT EXISTS {} (LIKE {}) ON COMMIT DELETE ROWS")
             conn.execute(statement.format(page, table))
+        conn.execute(sql.SQL("SET search_path TO {}").format(sql.Identifier(schema)))
         conn.commit()
 
         def write(target: Target, rows: list[Row]) -> None:
@@ -128,14 +165,28 @@ def load_postgres(urls: Iterable[str], dsn: str, schema: str) -> None:
                         copy.write_row(row)
                 cursor.execute(upsert)
 
-        _load(urls, write)
+        v2 = _load(urls, write)
+        conn.execute(_METRICS.format(seconds=_POSTGRES_SECONDS).encode())
+        if v2:
+            conn.execute(_SESSIONS_V2.encode())
 
 
-def _load(urls: Iterable[str], write: Callable[[Target, list[Row]], None]) -> None:
+def _load(urls: Iterable[str], write: Callable[[Target, list[Row]], None]) -> bool:
+    """Returns whether observations of a v4 server were among what was read."""
+    v2 = False
     with _connect() as http:
         for url in urls:
-            target = _TARGETS[url.partition("?")[0].partition(_API_ROOT)[2]]
-            write(target, target.rows(orjson.loads(_body(http, url))["data"]))
+            path = url.partition("?")[0].partition(_API_ROOT)[2]
+            items = orjson.loads(_body(http, url))["data"]
+            if path == _V2_PATH:
+                v2 = True
+                traces = [item for item in items if item["id"] == f"t-{item['traceId']}"]
+                write(_TRACES_V2, _TRACES_V2.rows(traces))
+                others = [item for item in items if item["id"] != f"t-{item['traceId']}"]
+                write(_OBSERVATIONS_V2, _OBSERVATIONS_V2.rows(others))
+            else:
+                write(_TARGETS[path], _TARGETS[path].rows(items))
+    return v2
 
 
 def _connect() -> requests.Session:

@@ -5,13 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 _ROOT = Path(__file__).parents[2]
 
 
-def test_floor_and_sync_store_the_same_rows_and_every_ratio_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize("api", ["v3", "v4"])
+def test_floor_and_sync_store_the_same_rows_and_every_ratio_is_told(tmp_path: Path, api: str) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "-m", "tests.bench", "--traces", "200", "--rounds", "1", "--database", "sqlite"]
-    done = subprocess.run([*command, "--json", figures], cwd=_ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [*command, "--api", api, "--json", figures], cwd=_ROOT, capture_output=True, text=True, check=True
+    )
 
     result = json.loads(figures.read_text())["databases"]["sqlite"]
     assert result["rows"]["floor"] == result["rows"]["first_sync"]
