@@ -71,15 +71,18 @@ def _settle(engine: Engine) -> None:
 def _best(engine: Engine, view: str, condition: str, rounds: int) -> tuple[float, float, int]:
     """The fastest round with all rows fetched: seconds, of them processor time of this process, and rows.
 
-    Postgres works in processes of its own; SQLite in this one.
+    Postgres works in processes of its own; SQLite in this one. Rows come from the driver itself, as for those who
+    open the database with another tool; SQLAlchemy would take up to half a second more for 90,000 of them.
     """
     best, rows = (float("inf"), 0.0), 0
     for _ in range(rounds):
         with reading(engine) as conn:
             schema = schema_of(conn)
             name = f"{schema}.{view}" if schema else view
+            cursor = conn.connection.cursor()
             wall, cpu = time.perf_counter(), time.process_time()
-            rows = len(conn.exec_driver_sql(f"SELECT * FROM {name} WHERE {condition}").all())
+            cursor.execute(f"SELECT * FROM {name} WHERE {condition}")
+            rows = len(cursor.fetchall())
             best = min(best, (time.perf_counter() - wall, time.process_time() - cpu))
     return *best, rows
 

@@ -25,7 +25,7 @@ VIEWS = {
         ["vx_traces_timestamp", "Index Only Scan using vx_observations_trace"],
     ),
     "daily_usage": (f"day {DAY}", ["vx_observations_day"], ["vx_observations_day"]),
-    "daily_cost": (f"day {DAY}", ["vx_observations_day"], ["vx_observations_day"]),
+    "daily_cost": (f"day {DAY}", ["vx_observations_day", "vx_traces_id"], ["vx_observations_day"]),
     "latency_daily": (f"day {DAY}", ["vx_observations_day", "vx_traces_day"], ["vx_observations_day", "vx_traces_day"]),
     "score_summary": (f"day {DAY}", ["vx_scores_day"], ["vx_scores_day"]),
     "error_observations": (INSTANTS.format("start_time"), ["vx_observations_errors"], ["vx_observations_errors"]),
@@ -121,7 +121,7 @@ def test_sqlite_looks_the_observations_of_a_row_up_once_for_all_columns(sqlite: 
     ]
 
 
-@pytest.mark.parametrize("view", ["daily_usage", "latency_daily", "score_summary"])
+@pytest.mark.parametrize("view", ["daily_usage", "daily_cost", "latency_daily", "score_summary"])
 def test_sqlite_reads_nothing_but_the_index(sqlite: Engine, view: str) -> None:
     """A day's rows lie scattered in the table; in the index they lie together."""
     with reading(sqlite) as conn:
