@@ -27,6 +27,7 @@ _START_S = 60.0  # a loaded machine takes its time
 # Starting Python and importing the program costs seconds: one process does that, and forks for each command.
 _NURSERY = """
 import json, os, sys
+import etl.cli.app  # `main` would import it in each fork
 from etl.cli import main
 for line in sys.stdin:
     asked = json.loads(line)
