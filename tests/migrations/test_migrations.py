@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from contextlib import closing
@@ -16,6 +14,7 @@ from typing import Any
 import pytest
 from alembic import command
 from database_looks import instant, stored_in, view, write
+from nursery import Nursery
 from recorded_rows import STREAMS, recorded, to_row
 from sqlalchemy import Connection, Engine, inspect, text
 from sqlalchemy.schema import CreateSchema
@@ -259,8 +258,7 @@ def test_what_a_writer_has_just_committed_is_in_the_copy(new_engine: NewEngine) 
 
 
 _UPGRADE = """
-import os, signal, sys
-sys.path[:0] = sys.argv[4:]
+import signal
 from sqlalchemy import event
 from etl.load.engine import open_engine
 from etl.load.migrate import upgrade
@@ -271,28 +269,30 @@ if sys.argv[3]:
         if sys.argv[3] in statement:
             os.kill(os.getpid(), signal.SIGKILL)
 upgrade(engine)
+engine.dispose()
+sys.exit()
 """
 
 
-def upgrading(engine: Engine, dies_after: str = "") -> subprocess.Popen[str]:
+def upgrading(nursery: Nursery, engine: Engine, log: Path, dies_after: str = "") -> int:
     """Another process that upgrades the database, or is killed after a statement."""
-    places = [entry for entry in sys.path if entry] + [os.getcwd()]
-    url = engine.url.render_as_string(hide_password=False)
-    return subprocess.Popen(
-        [sys.executable, "-c", _UPGRADE, url, schema_of(engine) or "public", dies_after, *places],
-        stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    words = [engine.url.render_as_string(hide_password=False), schema_of(engine) or "public", dies_after]
+    return nursery.fork(log.parent, os.environ, words, log, before=_UPGRADE)
 
 
-def test_two_processes_that_upgrade_at_once_both_succeed(new_engine: NewEngine) -> None:
+def test_two_processes_that_upgrade_at_once_both_succeed(
+    new_engine: NewEngine, nursery: Nursery, tmp_path: Path
+) -> None:
     for before in (None, "0001"):
         engine = new_engine()
         if before:
             migrated(engine, before)
             fill(engine)
-        processes = [upgrading(engine) for _ in range(2)]
+        logs = [tmp_path / f"{before}-{number}" for number in range(2)]
+        processes = [upgrading(nursery, engine, log) for log in logs]
 
-        assert [(process.communicate()[1], process.returncode) for process in processes] == [("", 0), ("", 0)]
+        assert [nursery.wait(pid) for pid in processes] == [0, 0]
+        assert [log.read_text() for log in logs] == ["", ""]
         assert current_revision(engine) == head_revision()
         assert names(engine) == ({*metadata.tables, VERSION_TABLE}, VIEWS)
         assert len(stored_in(engine, "traces")) == (30 if before else 0)
@@ -300,7 +300,7 @@ def test_two_processes_that_upgrade_at_once_both_succeed(new_engine: NewEngine) 
 
 @pytest.mark.parametrize("statement", ["CREATE TABLE", "CREATE INDEX", "CREATE VIEW session_summary"])
 def test_a_process_that_is_killed_in_the_middle_leaves_the_old_state_whole(
-    new_engine: NewEngine, statement: str
+    new_engine: NewEngine, nursery: Nursery, tmp_path: Path, statement: str
 ) -> None:
     engine = new_engine()
     before = None
@@ -309,10 +309,9 @@ def test_a_process_that_is_killed_in_the_middle_leaves_the_old_state_whole(
         fill(engine)
         before = everything(engine)
     tables_before = names(engine)[0] & set(metadata.tables)
-    process = upgrading(engine, statement)
-    process.communicate()
+    process = upgrading(nursery, engine, tmp_path / "log", statement)
 
-    assert process.returncode == -signal.SIGKILL
+    assert nursery.wait(process) == -signal.SIGKILL
     assert current_revision(engine) == ("0001" if before else None)
     tables, views = names(engine)
     assert (tables & set(metadata.tables), views) == (tables_before, set())

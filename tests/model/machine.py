@@ -187,10 +187,6 @@ class Machine:
         event.listen(self.engine, "begin", self._on_begin)
         event.listen(self.engine, "commit", self._on_commit)
 
-    def close(self) -> None:
-        event.remove(self.engine, "begin", self._on_begin)
-        event.remove(self.engine, "commit", self._on_commit)
-
     def take(self, step: Step) -> None:
         if isinstance(step, Event):
             self.world.happen(step)

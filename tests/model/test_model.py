@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from databases import Databases
 from events import (
     LARGEST_TIER,
     AddObservation,
@@ -26,7 +27,7 @@ from events import (
     OtherDate,
     World,
 )
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from machine import (
     FAULTS,
@@ -43,13 +44,9 @@ from machine import (
     few_rows_are_many,
     sync,
 )
-from sqlalchemy import Engine, delete
 from syncing import Row, same_tables
 
 from etl.demo import MockLangfuse
-from etl.load.engine import open_engine, writing
-from etl.load.migrate import upgrade
-from etl.load.tables import metadata
 from etl.transform.fields import OBSERVATION_V2_ONLY
 
 APIS = ("v3", "v4", "switch")
@@ -125,29 +122,6 @@ HISTORIES: st.SearchStrategy[list[Step]] = st.tuples(
 Key = tuple[str, ...]
 
 
-class Databases:
-    """Databases that are emptied and used again, because an engine compiles its statements only once."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._made: dict[tuple[str | None, str], Engine] = {}
-
-    def empty(self, name: str, postgres_url: str | None) -> Engine:
-        """The database of this name without any rows: a schema on Postgres, else a SQLite file."""
-        if (postgres_url, name) not in self._made:
-            self._made[postgres_url, name] = open_engine(postgres_url or f"sqlite:///{self._folder / name}.db", name)
-            upgrade(self._made[postgres_url, name])
-        engine = self._made[postgres_url, name]
-        with writing(engine) as conn:
-            for table in metadata.tables.values():
-                conn.execute(delete(table))
-        return engine
-
-    def close(self) -> None:
-        for engine in self._made.values():
-            engine.dispose()
-
-
 class Case(NamedTuple):
     """A history, and the server on which it happens: `overcount` as the real one's totals do, `far` see `World`.
 
@@ -169,23 +143,23 @@ def histories(api: str) -> st.SearchStrategy[Case]:
     return st.builds(Case, history, st.booleans(), st.booleans(), st.sampled_from((1, 1, 4)))
 
 
-def play(databases: Databases, case: Case, api: str, postgres_url: str | None = None) -> None:
-    """The history, then quiet; the database is then compared with that of one run over what the server has now."""
+def play(databases: Databases, kind: str, case: Case, api: str) -> None:
+    """The history, then quiet; the database is then compared with that of one run over what the server has now.
+
+    That run reads pages of the usual size, so that nothing of how small ones are put together is in both.
+    """
     world = World(far=case.far, modern=api == "v4")
     server = MockLangfuse(
         world.data, api="v4" if api == "v4" else "v3", clock=lambda: world.now, shuffle_ties=True,
         overcount=case.overcount,
     )  # fmt: skip
-    engine, clean = databases.empty("model", postgres_url), databases.empty("clean", None)
-    with few_rows_are_many(), server:
+    with databases.lent(kind) as engine, databases.lent("sqlite") as clean, server:
         machine = Machine(engine, server, world, case.readers)
-        try:
+        with few_rows_are_many():
             for step in case.history:
                 machine.take(step)
             converge(machine)
             machine.verify()
-        finally:
-            machine.close()
         report = sync(clean, server, world.now)
         assert (report.status, report.error) == ("ok", None)
         compare(same_tables(engine), same_tables(clean), machine)
@@ -279,46 +253,45 @@ def hand_over_quickly() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def databases() -> Iterator[Databases]:
+def databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
     with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.is_dir() else None) as folder:
-        made = Databases(Path(folder))
+        made = Databases(Path(folder), lambda: request.getfixturevalue("postgres_url"))
         yield made
         made.close()
 
 
 COMMON = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
+# Kind of database, API, parts, examples of each: parts begin with a seed of their own each, and share the processors.
+ALWAYS = [
+    ("sqlite", "v3", 4, 27), ("sqlite", "v4", 4, 30), ("sqlite", "switch", 3, 12),
+    ("postgres", "v3", 1, 16), ("postgres", "v4", 1, 18), ("postgres", "switch", 1, 8),
+]  # fmt: skip
 
-def check_histories(chosen: settings, api: str, databases: Databases, url: str | None = None) -> None:
+
+def check_histories(chosen: settings, databases: Databases, kind: str, api: str, part: int | None = None) -> None:
     @chosen
     @given(histories(api))
     def check(case: Case) -> None:
-        play(databases, case, api, url)
+        play(databases, kind, case, api)
 
-    check()
-
-
-@pytest.mark.parametrize(("api", "examples"), [("v3", 40), ("v4", 40), ("switch", 20)])
-def test_after_any_history_the_tables_are_the_servers_truth(databases: Databases, api: str, examples: int) -> None:
-    check_histories(settings(COMMON, derandomize=True, max_examples=examples), api, databases)
+    (check if part is None else seed(f"{kind} {api} {part}")(check))()
 
 
-@pytest.mark.parametrize(("api", "examples"), [("v3", 6), ("v4", 6), ("switch", 3)])
-def test_on_postgres_the_tables_are_the_servers_truth(
-    databases: Databases, postgres_url: str, api: str, examples: int
+@pytest.mark.parametrize(
+    ("kind", "api", "part", "examples"),
+    [(kind, api, part, examples) for kind, api, parts, examples in ALWAYS for part in range(parts)],
+)
+def test_after_any_history_the_tables_are_the_servers_truth(
+    databases: Databases, kind: str, api: str, part: int, examples: int
 ) -> None:
-    check_histories(settings(COMMON, derandomize=True, max_examples=examples), api, databases, postgres_url)
+    check_histories(settings(COMMON, max_examples=examples), databases, kind, api, part)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("api", APIS)
-def test_after_thousands_of_histories_the_tables_are_the_servers_truth(databases: Databases, api: str) -> None:
-    check_histories(settings(COMMON, max_examples=2_000, print_blob=True), api, databases)
-
-
-@pytest.mark.soak
-@pytest.mark.parametrize("api", APIS)
-def test_after_hundreds_of_histories_postgres_holds_the_servers_truth(
-    databases: Databases, postgres_url: str, api: str
+@pytest.mark.parametrize(("kind", "examples"), [("sqlite", 2_000), ("postgres", 300)])
+def test_after_thousands_of_histories_the_tables_are_the_servers_truth(
+    databases: Databases, kind: str, api: str, examples: int
 ) -> None:
-    check_histories(settings(COMMON, max_examples=300, print_blob=True), api, databases, postgres_url)
+    check_histories(settings(COMMON, max_examples=examples, print_blob=True), databases, kind, api)

@@ -7,37 +7,20 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
+from nursery import Nursery
 from sqlalchemy import Engine
 from syncing import ledger, rows, same_tables
 
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, Request, generate
 from etl.load.engine import open_engine, sqlite_path
-
-# Starting Python costs more than a sync: one process imports the program, and forks for each command.
-_FORKS = """
-import os, sys
-import etl.cli.app  # `main` would import it in each fork
-from etl.cli import main
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        sys.argv = ["langfuse-etl", *line.split()]
-        main()
-    print(pid, flush=True)
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
 
 
 @functools.cache
@@ -50,55 +33,29 @@ def data(traces: int) -> Dataset:
 class Commands:
     """Runs commands of the program, each in a process of its own; `on_start` gets its id."""
 
-    def __init__(self, folder: Path, server: MockLangfuse, database_url: str, schema: str) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")}
-        environ |= {
+    def __init__(self, nursery: Nursery, folder: Path, server: MockLangfuse, database_url: str, schema: str) -> None:
+        self._nursery, self._folder = nursery, folder
+        self._environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")} | {
             "LANGFUSE_BASE_URL": server.base_url,
             "LANGFUSE_PUBLIC_KEY": PUBLIC_KEY,
             "LANGFUSE_SECRET_KEY": SECRET_KEY,
             "LANGFUSE_ETL_DATABASE_URL": database_url,
             "LANGFUSE_ETL_DATABASE__SCHEMA": schema,
-            "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
         }
-        self._output = folder / "output"
-        self._out = self._output.open("w+b")
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _FORKS],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._out, env=environ, cwd=folder, text=True,
-        )  # fmt: skip
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._process.communicate(timeout=30)
-        self._out.close()
+        self._logs: list[Path] = []
 
     def run(self, command: str, on_start: Callable[[int], None] = lambda pid: None) -> tuple[int, str]:
         """The exit code (negative: the signal that ended it), and what it printed on stdout."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{command}\n")
-        self._process.stdin.flush()
-        on_start(int(self._line()))
-        printed: list[str] = []
-        while True:
-            line = self._line()
-            try:
-                return int(line), "".join(printed)
-            except ValueError:
-                printed.append(line)
+        log = self._folder / f"command-{len(self._logs)}"
+        self._logs.append(log)
+        pid = self._nursery.fork(self._folder, self._environ, command.split(), log)
+        on_start(pid)
+        code = self._nursery.wait(pid)
+        return code, Path(f"{log}.out").read_text()
 
     def errors(self) -> str:
         """All that was printed on stderr so far."""
-        return self._output.read_text()
-
-    def _line(self) -> str:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        assert line, self.errors()
-        return line
+        return "".join(log.read_text() for log in self._logs)
 
 
 class Trigger:
@@ -133,14 +90,15 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def undisturbed_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tables]:
+def undisturbed_of(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], Tables]:
     """The tables of one clean run over so many traces."""
 
     @functools.cache
     def make(traces: int) -> Tables:
         folder = tmp_path_factory.mktemp("clean")
         url = f"sqlite:///{folder / 'a.db'}"
-        with MockLangfuse(data(traces)) as server, Commands(folder, server, url, "public") as commands:
+        with MockLangfuse(data(traces)) as server:
+            commands = Commands(nursery, folder, server, url, "public")
             code, _ = commands.run("sync")
             assert code == 0, commands.errors()
         engine = open_engine(url, "public")
@@ -181,6 +139,7 @@ def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run
     killed_database: tuple[Engine, str, str],
     traces: int,
     kills: int,
+    nursery: Nursery,
     tmp_path: Path,
     undisturbed_of: Callable[[int], Tables],
 ) -> None:
@@ -188,7 +147,8 @@ def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run
     engine, url, schema = killed_database
     rng = random.Random(kills)
     killed = 0
-    with MockLangfuse(data(traces)) as server, Commands(tmp_path, server, url, schema) as commands:
+    with MockLangfuse(data(traces)) as server:
+        commands = Commands(nursery, tmp_path, server, url, schema)
         while True:
             trigger = Trigger(server, rng.randrange(3, 10 + traces // 100), signal.SIGKILL, rng.random() * 0.05)
             if killed >= kills:
@@ -233,11 +193,12 @@ def assert_no_window_counted_twice(engine: Engine) -> None:
 
 @pytest.mark.parametrize("chosen", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
-    tmp_path: Path, chosen: signal.Signals, undisturbed: Tables
+    nursery: Nursery, tmp_path: Path, chosen: signal.Signals, undisturbed: Tables
 ) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engine = open_engine(url, "public")
-    with MockLangfuse(data(3_000)) as server, Commands(tmp_path, server, url, "public") as commands:
+    with MockLangfuse(data(3_000)) as server:
+        commands = Commands(nursery, tmp_path, server, url, "public")
         code, printed = commands.run("sync --json", Trigger(server, 25, chosen).start)
         server.before_answer = None
         report = json.loads(printed)

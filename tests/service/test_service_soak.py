@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from instances import Instance, Nursery, Setup
+from instances import Instance, Setup
+from nursery import Nursery
 from pydantic import SecretStr
 from sqlalchemy import Engine, select
 
