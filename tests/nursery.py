@@ -13,7 +13,7 @@ from typing import Any
 
 _NURSERY = """
 import json, os, sys
-import etl.cli.app  # `main` would import it in each fork
+import etl.cli.app, etl.service.daemon, psycopg  # what commands load when they need it, each fork anew
 from etl.cli import main
 for line in sys.stdin:
     asked = json.loads(line)

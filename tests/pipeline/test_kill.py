@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import os
 import random
@@ -33,7 +34,9 @@ def data(traces: int) -> Dataset:
 class Commands:
     """Runs commands of the program, each in a process of its own; `on_start` gets its id."""
 
-    def __init__(self, nursery: Nursery, folder: Path, server: MockLangfuse, database_url: str, schema: str) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, server: MockLangfuse, database_url: str, schema: str, *, readers: int = 4
+    ) -> None:
         self._nursery, self._folder = nursery, folder
         self._environ = {name: value for name, value in os.environ.items() if not name.startswith("LANGFUSE")} | {
             "LANGFUSE_BASE_URL": server.base_url,
@@ -41,6 +44,7 @@ class Commands:
             "LANGFUSE_SECRET_KEY": SECRET_KEY,
             "LANGFUSE_ETL_DATABASE_URL": database_url,
             "LANGFUSE_ETL_DATABASE__SCHEMA": schema,
+            "LANGFUSE_ETL_HTTP__CONCURRENCY": str(readers),
         }
         self._logs: list[Path] = []
 
@@ -59,24 +63,28 @@ class Commands:
 
 
 class Trigger:
-    """Sends a signal to a process some milliseconds after the server got a number of requests."""
+    """Sends a signal to a process, once, some milliseconds after the server got a request at which it is `due`."""
 
-    def __init__(self, server: MockLangfuse, number: int, chosen: signal.Signals, delay_s: float = 0.0) -> None:
-        self._server, self._left, self._signal, self._delay_s = server, number, chosen, delay_s
+    def __init__(
+        self, server: MockLangfuse, due: Callable[[], bool], chosen: signal.Signals, delay_s: float = 0.0
+    ) -> None:
+        self._due, self._signal, self._delay_s = due, chosen, delay_s
         self._pid = 0
         self._started = threading.Event()
+        self._was_due = False
         self._lock = threading.Lock()
-        server.before_answer = self._count
+        server.before_answer = self._look
 
     def start(self, pid: int) -> None:
         self._pid = pid
         self._started.set()
 
-    def _count(self, _: Request) -> None:
+    def _look(self, _: Request) -> None:
         with self._lock:
-            self._left -= 1
-            due = self._left == 0
-        if due and self._started.wait(5):
+            if self._was_due or not self._due():
+                return
+            self._was_due = True
+        if self._started.wait(5):
             threading.Timer(self._delay_s, self._send).start()
 
     def _send(self) -> None:
@@ -84,6 +92,11 @@ class Trigger:
             os.kill(self._pid, self._signal)
         except ProcessLookupError:
             return  # it was faster
+
+
+def at_request(number: int) -> Callable[[], bool]:
+    numbers = itertools.count(1)
+    return lambda: next(numbers) == number
 
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -150,7 +163,9 @@ def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run
     with MockLangfuse(data(traces)) as server:
         commands = Commands(nursery, tmp_path, server, url, schema)
         while True:
-            trigger = Trigger(server, rng.randrange(3, 10 + traces // 100), signal.SIGKILL, rng.random() * 0.05)
+            trigger = Trigger(
+                server, at_request(rng.randrange(3, 10 + traces // 100)), signal.SIGKILL, rng.random() * 0.05
+            )
             if killed >= kills:
                 server.before_answer = None
             code, _ = commands.run("sync", trigger.start)
@@ -198,8 +213,10 @@ def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
     url = f"sqlite:///{tmp_path / 'a.db'}"
     engine = open_engine(url, "public")
     with MockLangfuse(data(3_000)) as server:
-        commands = Commands(nursery, tmp_path, server, url, "public")
-        code, printed = commands.run("sync --json", Trigger(server, 25, chosen).start)
+        # Several readers may have all of it in hand before the first page is stored.
+        commands = Commands(nursery, tmp_path, server, url, "public", readers=1)
+        trigger = Trigger(server, lambda: bool(rows(engine, "traces")), chosen)
+        code, printed = commands.run("sync --json", trigger.start)
         server.before_answer = None
         report = json.loads(printed)
         assert (code, report["status"]) == (130, "interrupted")
