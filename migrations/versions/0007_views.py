@@ -1,4 +1,4 @@
-"""SQLite: the views that read the most rows find them with less work. Postgres stays as it is.
+"""SQLite: the views that read the most rows do so with less work. Postgres stays as it is.
 
 Revision ID: 0007
 """
@@ -30,7 +30,6 @@ def tokens(column: str) -> str:
     )
 
 
-COUNT = "count(*)"
 ERRORS = "count(*) FILTER (WHERE o.level = 'ERROR')"
 
 
@@ -51,7 +50,7 @@ TRACE_SUMMARY = f"""
     FROM traces t
     JOIN json_each(
         (SELECT json_array(
-                {COUNT}, count(*) FILTER (WHERE o.type = 'GENERATION'), {ERRORS},
+                count(*), count(*) FILTER (WHERE o.type = 'GENERATION'), {ERRORS},
                 {tokens("o.prompt_tokens")}, {tokens("o.completion_tokens")}, {tokens("o.total_tokens")})
             FROM observations o
             WHERE o.project_id = t.project_id AND o.trace_id = t.id AND o.deleted_at IS NULL),
@@ -63,7 +62,7 @@ def of_traces(owner: str) -> str:
     """What belongs to the traces of each session or user `s`; the tables of a CROSS JOIN are read in this order."""
     return f"""
     JOIN json_each(
-        (SELECT json_array({COUNT}, {ERRORS}, {tokens("o.total_tokens")})
+        (SELECT json_array(count(*), {ERRORS}, {tokens("o.total_tokens")})
             FROM traces x CROSS JOIN observations o ON o.project_id = x.project_id AND o.trace_id = x.id
             WHERE o.deleted_at IS NULL AND x.deleted_at IS NULL
                 AND x.project_id = s.project_id AND x.{owner} = s.{owner}),
@@ -87,7 +86,7 @@ DAILY_COST = f"""
     SELECT c.project_id, c.day, t.name AS trace_name, t.user_id, t.session_id, nullif(c.trace_id, '') AS trace_id,
         c.model, c.calls, c.input_tokens, c.output_tokens, c.total_tokens, c.total_cost
     FROM (
-        SELECT o.project_id, substr(o.start_time, 1, 10) AS day, o.trace_id, o.model, {COUNT} AS calls,
+        SELECT o.project_id, substr(o.start_time, 1, 10) AS day, o.trace_id, o.model, count(*) AS calls,
             {tokens("o.prompt_tokens")} AS input_tokens,
             {tokens("o.completion_tokens")} AS output_tokens,
             {tokens("o.total_tokens")} AS total_tokens,

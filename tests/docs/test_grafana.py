@@ -22,6 +22,20 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 PANELS = [(panel["title"], panel["targets"][0]) for panel in DASHBOARD["panels"]]
 FROM, TO = "'2026-11-10T00:00:00Z'", "'2026-11-19T12:00:00Z'"
 SCORES = "Scores"  # came after these days
+# What Grafana reads of its provisioning files (pkg/services/provisioning, version 1 of both), and of the settings of
+# its Postgres source (https://grafana.com/docs/grafana/latest/datasources/postgres/configure/).
+SOURCE_KEYS = {
+    "orgId", "orgName", "version", "name", "type", "access", "url", "user", "database", "basicAuth", "basicAuthUser",
+    "withCredentials", "isDefault", "correlations", "jsonData", "secureJsonData", "editable", "uid",
+}  # fmt: skip
+POSTGRES_KEYS = {
+    "database", "sslmode", "maxOpenConns", "maxIdleConns", "maxIdleConnsAuto", "connMaxLifetime", "postgresVersion",
+    "timescaledb",
+}  # fmt: skip
+PROVIDER_KEYS = {
+    "name", "orgId", "folder", "folderUid", "type", "disableDeletion", "updateIntervalSeconds", "allowUiUpdates",
+    "editable", "options",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +119,22 @@ def test_dashboard_data_source_and_compose_file_name_each_other() -> None:
     shown = service["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert mounted[shown] == ROOT / "grafana" / "dashboards" / "langfuse.json"
     assert Path(shown).parent == Path(provider["options"]["path"])
+
+
+def test_grafana_knows_every_key_of_the_provisioning_files() -> None:
+    """One that it does not know it passes over in silence."""
+    folder = ROOT / "grafana" / "provisioning"
+    sources = yaml.safe_load((folder / "datasources" / "langfuse-etl.yml").read_text())
+    dashboards = yaml.safe_load((folder / "dashboards" / "langfuse-etl.yml").read_text())
+
+    assert sources.keys() == {"apiVersion", "datasources"}
+    assert dashboards.keys() == {"apiVersion", "providers"}
+    assert sources["apiVersion"] == dashboards["apiVersion"] == 1
+    for source in sources["datasources"]:
+        assert source.keys() <= SOURCE_KEYS
+        assert source["jsonData"].keys() <= POSTGRES_KEYS
+        assert source["secureJsonData"].keys() == {"password"}
+    for provider in dashboards["providers"]:
+        assert provider.keys() <= PROVIDER_KEYS
+        assert provider["type"] == "file"
+        assert provider["options"].keys() <= {"path", "foldersFromFilesStructure"}
