@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import json
 import os
 import random
@@ -11,7 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +94,7 @@ class Trigger:
 
 
 def at_request(number: int) -> Callable[[], bool]:
-    numbers = itertools.count(1)
+    numbers = count(1)
     return lambda: next(numbers) == number
 
 
@@ -163,9 +162,8 @@ def test_killed_at_random_moments_it_ends_with_the_tables_of_one_undisturbed_run
     with MockLangfuse(data(traces)) as server:
         commands = Commands(nursery, tmp_path, server, url, schema)
         while True:
-            trigger = Trigger(
-                server, at_request(rng.randrange(3, 10 + traces // 100)), signal.SIGKILL, rng.random() * 0.05
-            )
+            due = at_request(rng.randrange(3, 10 + traces // 100))
+            trigger = Trigger(server, due, signal.SIGKILL, rng.random() * 0.05)
             if killed >= kills:
                 server.before_answer = None
             code, _ = commands.run("sync", trigger.start)
