@@ -19,7 +19,6 @@ from sqlalchemy import (
     Exists,
     Select,
     Table,
-    and_,
     delete,
     exists,
     insert,
@@ -28,7 +27,7 @@ from sqlalchemy import (
 )
 
 from etl.intervals import MILLISECOND, Window
-from etl.load.keys import Key, is_key_listed, listed, of_listed
+from etl.load.keys import Key, is_key_listed, listed, of_listed, rows_by_key
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, observations, sessions, sync_absences, traces
 from etl.load.types import instant_text
 
@@ -127,24 +126,19 @@ def absences_to_confirm(
     Args:
         noticed_from: What was noted earlier is no deletion; see `note_unknown`.
     """
-    table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
     absent = sync_absences.c
-    same_trace = absent.trace_id == table.c.trace_id if stream == "observations" else absent.trace_id == ""
-    query = (
-        select(time)
-        .distinct()
-        .join(sync_absences, and_(absent.project_id == table.c.project_id, same_trace, absent.id == table.c.id))
-        .where(
-            table.c.project_id == project_id,
-            absent.stream == stream,
-            absent.noticed_at <= now - CONFIRM_AFTER,
-            *(() if noticed_from is None else (absent.noticed_at >= noticed_from,)),
-            table.c.deleted_at.is_(None),
-        )
-        .order_by(time.desc())
-        .limit(_MOST_CONFIRMED_PER_RUN)
+    due = select(absent.trace_id, absent.id).where(
+        absent.project_id == project_id,
+        absent.stream == stream,
+        absent.noticed_at <= now - CONFIRM_AFTER,
+        *(() if noticed_from is None else (absent.noticed_at >= noticed_from,)),
     )
-    starts = (datetime.fromisoformat(text) for text in conn.execute(query).scalars())
+    found = conn.execute(due).all()
+    keys = [(project_id, *((trace_id, id_) if stream == "observations" else (id_,))) for trace_id, id_ in found]
+    # Not joined: there are few absences, and SQLite would read the times of all rows to have the newest first.
+    stored = rows_by_key(conn, ROW_TABLES[stream], keys, [TIME_COLUMNS[stream].name, "deleted_at"])
+    times = {time for _, (time, deleted_at) in stored if time is not None and deleted_at is None}
+    starts = map(datetime.fromisoformat, sorted(times, reverse=True)[:_MOST_CONFIRMED_PER_RUN])
     return [Window(start, start + MILLISECOND) for start in starts]
 
 

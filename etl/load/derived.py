@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, collate, func, select, type_coerce
+from sqlalchemy import Connection, Select, bindparam, case, collate, func, select, type_coerce
 
 from etl.load.bulk import update_values
 from etl.load.compare import Differences, differences
@@ -70,10 +70,12 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
     columns = observations.c
     alive = columns.project_id == bindparam("project"), columns.deleted_at.is_(None)
     later = func.greatest if dialect == "postgresql" else func.max
-    last_end = func.max(later(columns.start_time, func.coalesce(columns.end_time, columns.start_time)))
+    end = later(columns.start_time, func.coalesce(columns.end_time, columns.start_time))
+    # A condition on the start would lead SQLite to an index of times, and so through the whole table.
+    last_end = func.max(case((columns.start_time.is_not(None), end)))
     spans = (
         select(columns.trace_id, func.min(columns.start_time), type_coerce(last_end, columns.start_time.type))
-        .where(*alive, columns.start_time.is_not(None))
+        .where(*alive)
         .group_by(columns.trace_id)
     )
     costs = select(columns.trace_id, columns.calculated_total_cost)

@@ -34,17 +34,16 @@ def session_ids_of(
 def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
     """The sessions that these traces belong to and that have no row."""
     query = _session_ids_without_row(conn.dialect.name)
-    return set(conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).scalars())
+    found = conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).scalars()
+    return {session_id for session_id in found if session_id is not None}
 
 
 @cache
 def _session_ids_without_row(dialect: str) -> Select[Any]:
     has_row = exists().where(sessions.c.project_id == traces.c.project_id, sessions.c.id == traces.c.session_id)
+    # A condition on the session would lead SQLite to an index of sessions, and so through all traces.
     without_row = select(traces.c.session_id).where(
-        traces.c.project_id == bindparam("project"),
-        traces.c.session_id.is_not(None),
-        traces.c.deleted_at.is_(None),
-        ~has_row,
+        traces.c.project_id == bindparam("project"), traces.c.deleted_at.is_(None), ~has_row
     )
     return of_listed(dialect, without_row, traces.c.id)
 

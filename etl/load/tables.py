@@ -66,7 +66,7 @@ scores = _rows(
     ("project_id", "trace_id"),
     ("project_id", "timestamp"),
 )
-sessions = _rows("sessions", SESSION.fields, ("project_id", "id"))
+sessions = _rows("sessions", SESSION.fields, ("project_id", "id"), ("project_id", "created_at"))
 
 ROW_TABLES = {table.name: table for table in (traces, observations, scores, sessions)}
 # The instant of each stream that windows are cut by.
