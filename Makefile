@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/langfuse-etl demo
 
-# The tests start the command some hundred times: without the variable each start would compile all of it again.
+# The tests start the command many times; if the variable were set, each start would compile all of it again.
 test: $(VENV)/dev
 	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 3 --dist worksteal -m "not soak"
 

@@ -36,7 +36,7 @@ class Databases:
 
     @contextmanager
     def lent(self, kind: str) -> Iterator[Engine]:
-        """An empty database that nobody else has meanwhile; one that a failure left behind is not used again.
+        """An empty database that nobody else has meanwhile; one in whose block something failed is not used again.
 
         What listens to this engine hears nothing of the next test.
         """
@@ -81,6 +81,8 @@ class Databases:
         if look and look == self._untouched:
             tables = ", ".join(f"{schema}.{name}" for name in metadata.tables)
             with writing(engine) as conn:
+                # A test that left a transaction open shall fail the next one, not hang it.
+                conn.execute(text("SET LOCAL lock_timeout = '10s'"))
                 conn.execute(text(f"TRUNCATE {tables} RESTART IDENTITY"))
         else:
             with writing(engine) as conn:

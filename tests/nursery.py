@@ -77,4 +77,6 @@ class Nursery:
         assert self._process.stdout
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
-        return self._process.stdout.readline()
+        line = self._process.stdout.readline()
+        assert line, "the nursery has ended"
+        return line

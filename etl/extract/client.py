@@ -61,7 +61,7 @@ class Answer(NamedTuple):
 
     value: dict[str, Any]
     plain: bool
-    body_bytes: int = 0
+    body_bytes: int
 
 
 class _StaleConnectionError(RetriableApiError):

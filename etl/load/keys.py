@@ -68,7 +68,7 @@ def not_stored_as(conn: Connection, table: Table, readings: Sequence[tuple[str, 
 
 
 def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> Select[Any]:
-    """`query` for the rows of which `column` is one of the ids that `listed` gives to the statement."""
+    """`query` for the rows of which `column` is one of the ids that `listed` gives to the statement, each once."""
     if dialect == "postgresql":
         listing = func.json_array_elements_text(_listed_json()).table_valued("value", name="listing")
         # Without OFFSET this is a join to Postgres, for which it reads tables as a whole while it has no statistics.

@@ -27,12 +27,12 @@ class Batch(NamedTuple):
     """What becomes of one page.
 
     Attributes:
-        rows: By table; without those that are stored as they came.
+        rows: By table; without those that are stored as they came, and without those that were read lightly.
         seen: By table: the keys, without the project, of all rows that came, and their times.
         traces: All traces that rows of `traces` and `observations` among them belong to.
         objects: How many objects the API answered.
         closes: The segments that are whole once this is stored.
-        light, selected: As in `Page`.
+        selected: As in `Page`.
     """
 
     kind: Kind
@@ -41,7 +41,6 @@ class Batch(NamedTuple):
     traces: set[str]
     objects: int
     closes: Sequence[Segment] = ()
-    light: bool = False
     selected: bool = False
 
 
@@ -56,36 +55,40 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     """
     objects = identified(page.kind, page.items, contents=contents, light=page.light)
     seen: dict[str, dict[Key, str]] = {}
-    if page.light:
+    if known_in is not None and page.plain and not page.light:
+        seen = stored_as_they_are(known_in, project_id, objects)
+        objects = [one for one in objects if one.key not in seen.get(one.table, ())]
+    elif page.light and page.plain:  # keys that are not plain are stored in another form
         for one in objects:
             if one.at is not None:
                 seen.setdefault(one.table, {})[one.key] = one.at
         objects = []
-    elif known_in is not None and page.plain:
-        seen = stored_as_they_are(known_in, project_id, objects)
-        objects = [one for one in objects if one.key not in seen.get(one.table, ())]
     traces = trace_ids_of_keys(seen)
     rows = rows_of_objects(
         page.kind, objects, project_id=project_id, plain=page.plain, contents=contents, light=page.light
     )
     for table, parts in rows.items():
         seen.setdefault(table, {}).update(keys_and_times(table, parts))
-    return Batch(
-        page.kind, rows, seen, traces | trace_ids(rows), len(page.items), page.closes, page.light, page.selected
-    )
+    traces |= trace_ids(rows)
+    if page.light:
+        rows = {table: [] for table in rows}
+    return Batch(page.kind, rows, seen, traces, len(page.items), page.closes, page.selected)
 
 
 def resized(pages: Iterable[Page]) -> Iterator[Page]:
     """The same in pages of some hundred objects: large ones in parts, small ones together.
 
-    What came before an error is given out before the error is raised. The pages given are emptied: who read them would
-    hold their objects as long as these wait.
+    What came before an error is given out before the error is raised; a page that cannot become rows stays alone, so
+    that it takes no other along. The pages given are emptied: who read them would hold their objects as long as these
+    wait.
     """
     held: Page | None = None
     begun_s = 0.0
     try:
         for page in pages:
-            if held is not None and not (_fit_together(held, page) and time.monotonic() - begun_s < _SECONDS):
+            alone = not all(type(item.get("id")) is str for item in page.items)
+            fits = held is not None and not alone and _fit_together(held, page)
+            if held is not None and not (fits and time.monotonic() - begun_s < _SECONDS):
                 yield held
                 held = None
             if held is None:
@@ -96,7 +99,7 @@ def resized(pages: Iterable[Page]) -> Iterator[Page]:
             while len(held.items) > _ROWS:
                 yield held._replace(items=held.items[:_ROWS], closes=())
                 del held.items[:_ROWS]
-            if held.closes or len(held.items) == _ROWS:
+            if alone or held.closes or len(held.items) == _ROWS:
                 yield held
                 held = None
     except Exception:
@@ -108,17 +111,13 @@ def resized(pages: Iterable[Page]) -> Iterator[Page]:
 
 
 def _fit_together(one: Page, other: Page) -> bool:
-    if (one.kind, one.light, one.selected) != (other.kind, other.light, other.selected):
+    if (one.kind, one.plain, one.light, one.selected) != (other.kind, other.plain, other.light, other.selected):
         return False
     return len(one.items) + len(other.items) <= _ROWS and one.body_bytes + other.body_bytes <= _BODY_BYTES
 
 
 def _joined(one: Page, following: Page) -> Page:
-    return following._replace(
-        items=one.items + following.items,
-        plain=one.plain and following.plain,
-        body_bytes=one.body_bytes + following.body_bytes,
-    )
+    return following._replace(items=one.items + following.items, body_bytes=one.body_bytes + following.body_bytes)
 
 
 def trace_ids_of_keys(seen: Mapping[str, Iterable[Key]]) -> set[str]:

@@ -39,7 +39,7 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
                 kind, plain, items = loads(line.decode())
                 tables = rows_of(Kind(kind), items, project_id=scope.project_id, plain=plain, contents=scope.contents)
                 store_rows(
-                    conn, Kind(kind), tables, project_id=scope.project_id, light=False, now=scope.now,
+                    conn, Kind(kind), tables, project_id=scope.project_id, now=scope.now,
                     observations_copied=scope.observations_copied,
                 )  # fmt: skip
     return count

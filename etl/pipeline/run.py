@@ -399,7 +399,6 @@ class _Run:
                 batch.kind,
                 of_selected_traces(conn, scope, batch.kind, batch.rows),
                 project_id=scope.project_id,
-                light=batch.light,
                 now=scope.now,
                 traces=batch.traces,
                 distrust=self._repair,
@@ -419,7 +418,7 @@ class _Run:
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
             written = store_rows(
-                conn, batch.kind, batch.rows, project_id=scope.project_id, light=False, now=scope.now,
+                conn, batch.kind, batch.rows, project_id=scope.project_id, now=scope.now,
                 observations_copied=scope.observations_copied,
             )  # fmt: skip
             self._note_requests(conn, batch.objects, written.changed)

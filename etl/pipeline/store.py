@@ -23,7 +23,6 @@ def store_rows(
     tables: Mapping[str, Sequence[Row]],
     *,
     project_id: str,
-    light: bool,
     now: datetime,
     traces: Collection[str] = (),
     distrust: bool = False,
@@ -35,7 +34,6 @@ def store_rows(
 
     Args:
         tables: As `pages.rows_of` gives them.
-        light: The rows were compared before and are stored; only derive.
         traces: Others that rows were read of, which are stored as they are.
         now: The time of `first_seen_at` and `changed_at`.
         observations_copied: Whether the children that latency and cost follow from are in the database.
@@ -43,20 +41,18 @@ def store_rows(
     """
     changed = trace_ids(tables)
     derives = kind in OBSERVATIONS_V2
-    left = session_ids_of(conn, project_id, changed) if derives and not light else set()
+    left = session_ids_of(conn, project_id, changed) if derives else set()
     written = [
         upsert(conn, table, rows, now, damaged=set().union(*differences(conn, table, rows)) if distrust else ())
         for table, rows in tables.items()
-        if not light
     ]
     touched = changed.union(traces)
     if derives:
         # Of rows that the older API gave nobody may have derived a trace or a session yet.
         missing = touched - stored_trace_ids(conn, project_id, touched)
-        derive_traces(conn, project_id, missing if light else missing | changed, now, distrust=distrust)
-        named = session_ids_without_row(conn, project_id, touched if light else touched - changed)
-        if not light:
-            named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
+        derive_traces(conn, project_id, missing | changed, now, distrust=distrust)
+        named = session_ids_without_row(conn, project_id, touched - changed)
+        named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
         # A session that a trace has left may have another earliest one now, and so another environment.
         derive_sessions(conn, project_id, named, now, left=left, distrust=distrust)
     # Without observations there is nothing to derive from: these traces brought their metrics along.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from codecs import BOM_UTF8
 from collections.abc import Iterator
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple
@@ -68,8 +69,8 @@ def parse(body: bytes | bytearray) -> Parsed:
         try:
             return Parsed(orjson.loads(body), plain=_NUL_ESCAPE not in body)
         except orjson.JSONDecodeError as error:
-            # Of JSON only lone surrogates, written as escapes or in three bytes from ED on, are refused.
-            if b"\\u" not in body and b"\xed" not in body:
+            # Of JSON only lone surrogates, as escapes or in three bytes from ED on, and a leading mark are refused.
+            if b"\\u" not in body and b"\xed" not in body and not body.startswith(BOM_UTF8):
                 raise JsonTextError("not JSON, or nested too deeply") from error
     try:
         text = body.decode("utf-8", "surrogatepass")

@@ -47,7 +47,7 @@ class CursorServer:
         rows = self.of(window)
         start = int(cursor or 0)
         meta = {"cursor": str(start + limit)} if start + limit < len(rows) else {}
-        return Answer({"data": rows[start : start + limit], "meta": meta}, True)
+        return Answer({"data": rows[start : start + limit], "meta": meta}, True, 0)
 
 
 def read(fetch: Callable[[Window, int, str | None], Answer], limit: int = 100) -> list[Page]:
@@ -148,7 +148,7 @@ def test_half_a_page_with_a_cursor_is_asked_for_again() -> None:
         answer = server(window, limit, cursor)
         if "cursor" in answer.value["meta"] and cursor not in halved:
             halved.append(cursor)
-            return Answer(answer.value | {"data": answer.value["data"][: limit // 2]}, True)
+            return Answer(answer.value | {"data": answer.value["data"][: limit // 2]}, True, 0)
         return answer
 
     assert_whole(read(fetch), server)
@@ -162,7 +162,7 @@ def test_a_page_that_stays_short_is_believed() -> None:
 
     def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
         answer = server(window, limit, cursor)
-        return Answer(answer.value | {"data": [row for row in answer.value["data"] if row in shown]}, True)
+        return Answer(answer.value | {"data": [row for row in answer.value["data"] if row in shown]}, True, 0)
 
     pages = read(fetch)
     assert rows_of(pages) == {row["id"] for row in shown}
@@ -183,7 +183,7 @@ def test_rows_that_do_not_fit_the_question_are_refused(spoil: Callable[[list[Row
 
     def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
         answer = server(window, limit, cursor)
-        return Answer(answer.value | {"data": spoil(answer.value["data"])}, True)
+        return Answer(answer.value | {"data": spoil(answer.value["data"])}, True, 0)
 
     with pytest.raises(UnexpectedAnswerError):
         read(fetch)
@@ -191,7 +191,7 @@ def test_rows_that_do_not_fit_the_question_are_refused(spoil: Callable[[list[Row
 
 def test_a_cursor_that_does_not_move_is_refused() -> None:
     def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
-        return Answer({"data": [], "meta": {"cursor": "same"}}, True)
+        return Answer({"data": [], "meta": {"cursor": "same"}}, True, 0)
 
     with pytest.raises(UnexpectedAnswerError, match="does not move"):
         read(fetch)
@@ -201,7 +201,7 @@ def test_a_page_that_begins_again_is_refused() -> None:
     server = CursorServer(250, random.Random(6))
 
     def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
-        return Answer(server(window, limit, None).value | {"meta": {"cursor": str(len(server.asked))}}, True)
+        return Answer(server(window, limit, None).value | {"meta": {"cursor": str(len(server.asked))}}, True, 0)
 
     with pytest.raises(UnexpectedAnswerError, match="begins before"):
         read(fetch)

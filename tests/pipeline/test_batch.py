@@ -85,9 +85,19 @@ def test_large_contents_are_not_piled_up() -> None:
     assert [len(one.items) for one in resized(page(n, 1, body_bytes=5_000_000) for n in range(3))] == [1, 1, 1]
 
 
-def test_pages_that_are_not_plain_make_the_whole_not_plain() -> None:
-    (whole,) = resized([page(0, 1)._replace(plain=False), page(1, 1)])
-    assert not whole.plain
+def test_a_page_that_is_not_plain_leaves_others_plain() -> None:
+    assert [one.plain for one in resized([page(0, 1), page(1, 1)._replace(plain=False), page(2, 1)])] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_a_page_that_cannot_become_rows_takes_no_other_along() -> None:
+    bad = page(3, 2)
+    bad.items[1]["id"] = None
+
+    assert [len(one.items) for one in resized([page(0, 3), bad, page(5, 1)])] == [3, 2, 1]
 
 
 def test_what_was_read_before_an_error_is_handed_on() -> None:
@@ -106,14 +116,24 @@ def test_what_was_read_lightly_needs_no_rows() -> None:
 
     assert light.rows == {"scores": []}
     assert light.seen == {"scores": {(item["id"],): item["timestamp"] for item in page(0, 3).items}}
-    assert (light.objects, light.closes, light.light) == (3, [window(1)], True)
+    assert (light.objects, light.closes) == (3, [window(1)])
+
+
+@pytest.mark.parametrize("bad", ["a\x00b", "a\ud800b"], ids=["NUL", "lone surrogate"])
+def test_keys_of_what_was_read_lightly_are_those_that_are_stored(bad: str) -> None:
+    light = page(0, 3, light=True)._replace(plain=False)
+    light.items[1]["id"] = bad
+    whole = batch_of(light._replace(light=False), project_id="p", contents=True, known_in=None)
+
+    assert batch_of(light, project_id="p", contents=True, known_in=None).seen == whole.seen
+    assert (bad,) not in whole.seen["scores"]
 
 
 def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> None:
     items = [score(n) for n in range(6)]
     first = batch_of(Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=None)
     with writing(engine) as conn:
-        store_rows(conn, first.kind, first.rows, project_id="p", light=False, now=NOW)
+        store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
         conn.execute(update(scores).where(scores.c.id == "s1").values(deleted_at=NOW))
         conn.execute(update(scores).where(scores.c.id == "s2").values(read_from="observations"))
 
@@ -136,7 +156,7 @@ def test_of_two_versions_in_one_answer_the_newer_counts_in_either_order(engine: 
     old, edited = score(1, comment="old"), score(1, comment="edited", updatedAt="2026-02-20T00:00:00.000Z")
     first = batch_of(Page(Kind.SCORE_LEGACY, [old], True), project_id="p", contents=True, known_in=None)
     with writing(engine) as conn:
-        store_rows(conn, first.kind, first.rows, project_id="p", light=False, now=NOW)
+        store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
     with reading(engine) as conn:
         for items in ([edited, old], [old, edited]):
             again = batch_of(Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=conn)

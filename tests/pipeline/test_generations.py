@@ -85,7 +85,7 @@ def store(engine: Engine, *pages: Sequence[Item], kind: Kind = Kind.OBSERVATION_
     for page in pages:
         tables = rows_of(kind, page, project_id=PROJECT, plain=False, contents=True)
         with writing(engine) as conn:
-            store_rows(conn, kind, tables, project_id=PROJECT, light=False, now=now)
+            store_rows(conn, kind, tables, project_id=PROJECT, now=now)
 
 
 def one(engine: Engine, table: str) -> Row:

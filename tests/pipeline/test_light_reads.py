@@ -1,0 +1,48 @@
+"""What a light re-read has to leave as it is, and what it has to heal."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import Engine, update
+from syncing import rows, sync
+from test_lookback import NOW, iso
+
+from etl.demo import Dataset, MockLangfuse, generate
+from etl.load.engine import writing
+from etl.load.tables import traces
+
+
+def a_day(traces: int) -> Dataset:
+    end = NOW - timedelta(minutes=3)
+    return generate(traces=traces, days=1, observations_per_trace=1, io_bytes=50, end=end)
+
+
+def test_a_trace_with_an_odd_id_is_never_taken_for_deleted(engine: Engine) -> None:
+    """Its key is stored in another form than it came in, and a light reading has to know it in that form."""
+    data = a_day(150)
+    data.put_trace({"id": "a\x00b", "timestamp": iso(NOW - timedelta(hours=3)), "name": "odd", "createdAt": iso(NOW)})
+    with MockLangfuse(data) as server:
+        for hours in (0, 30, 31.5, 60, 62):
+            report = sync(engine, server, now=NOW + timedelta(hours=hours))
+            assert (report.status, report.error) == ("ok", None)
+            (odd,) = (row for row in rows(engine, "traces") if row["name"] == "odd")
+            assert odd["deleted_at"] is None
+            assert rows(engine, "sync_absences") == []
+
+
+def test_metrics_are_worked_out_again_for_traces_that_did_not_change(database: Engine) -> None:
+    with MockLangfuse(a_day(100)) as server:
+        sync(database, server)
+        before = metrics(database)
+        with writing(database) as conn:
+            conn.execute(update(traces).values(latency=1e6, total_cost=1e6))
+        sync(database, server, now=NOW + timedelta(hours=30))
+    with_observations = {row["trace_id"] for row in rows(database, "observations")}
+    after = metrics(database)
+    assert len(with_observations) > 50
+    assert [key for key in with_observations if after[key] != before[key]] == []
+
+
+def metrics(engine: Engine) -> dict[str, tuple[float, float]]:
+    return {row["id"]: (row["latency"], row["total_cost"]) for row in rows(engine, "traces")}
