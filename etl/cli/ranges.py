@@ -94,7 +94,11 @@ def verify(
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
             say_error(error)
-        if not errors and not found.differs:
+        if not errors and not found.windows:
+            say(
+                "nothing was compared: nothing of this range has been read; run `langfuse-etl sync` or `backfill` first"
+            )
+        elif not errors and not found.differs:
             say(f"no differences in {found.windows} windows")
     exit_with(reports)
     if found.differs and not repair:
@@ -115,19 +119,22 @@ def time_option(option: str, text: str) -> datetime:
 
 
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
+    errors = [f"{report.project}: {report.error}" for report in reports if report.error]
     if as_json:
         documents = [one.as_json() for one in estimates.values()]
         total = {
-            name: None if any(one[name] is None for one in documents) else sum(one[name] for one in documents)
+            name: None if errors or any(one[name] is None for one in documents) else sum(one[name] for one in documents)
             for name in Estimate._fields
         }
-        print_json(total | {"projects": {name: one.as_json() for name, one in estimates.items()}})
+        projects = {"projects": {name: one.as_json() for name, one in estimates.items()}}
+        print_json(total | projects | ({"errors": errors} if errors else {}))
     else:
         print_table(
             "langfuse-etl backfill --plan",
             ("project", *Estimate._fields),
             [(name, *("?" if value is None else value for value in one)) for name, one in estimates.items()],
         )
-    for report in reports:
-        if report.error:
-            say_error(f"{report.project}: {report.error}")
+        if any(None in one for one in estimates.values()):
+            say("?: a server with only the observations API does not say how many rows it has")
+    for error in errors:
+        say_error(error)

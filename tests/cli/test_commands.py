@@ -261,6 +261,23 @@ def test_a_plan_of_a_backfill_makes_and_changes_no_database(cli: Cli) -> None:
     assert {path.name: path.read_bytes() for path in cli.folder.glob("*.db")} == files
 
 
+def test_a_plan_that_could_not_be_made_does_not_say_that_it_costs_nothing(cli: Cli, server: MockLangfuse) -> None:
+    cli.environ |= keys(server.base_url, secret="sk-lf-wrong-1234")
+    result = cli("backfill", "--from", "2020-01-01T00:00:00Z", "--plan", "--json")
+    assert result.code == 4
+    assert [result.document[name] for name in ("windows", "rows", "requests", "seconds")] == [None] * 4
+    (error,) = result.document["errors"]
+    assert "LANGFUSE_SECRET_KEY" in error
+
+
+def test_a_verify_of_nothing_says_so(cli: Cli) -> None:
+    cli("db", "upgrade")
+    result = cli("verify")
+    assert result.code == 0
+    assert "nothing was compared" in result.err
+    assert "no differences" not in result.err
+
+
 def test_a_plan_for_a_database_of_another_revision_is_refused(cli: Cli) -> None:
     cli("db", "upgrade")
     with closing(sqlite3.connect(cli.database)) as conn, conn:

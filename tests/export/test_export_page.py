@@ -132,7 +132,7 @@ def has_a_whole_archive(folder: Path, environ: dict[str, str]) -> None:
 
 
 def has_one_turn(folder: Path, _: dict[str, str]) -> None:
-    assert {f"{SESSION}/17400353.json", f"{SESSION}/manifest.json"} == set(read_tree(folder / "result"))
+    assert {f"{SESSION}/17400353.json", f"{SESSION}/manifest.json"} == set(read_tree(folder / "turn"))
 
 
 def has_every_trace(folder: Path, _: dict[str, str]) -> None:
