@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -87,9 +88,9 @@ def verify(
             found, reports = verify_projects(
                 config, engine, None, projects=chosen, start=start, end=end, full=full, stop=stop
             )
-    errors = [f"{report.project}: {report.error}" for report in reports if report.error]
+    errors = _errors_in(reports)
     if as_json:
-        print_json(asdict(found) | ({"errors": errors} if errors else {}))
+        print_json(_with_errors(asdict(found), errors))
     else:
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
@@ -118,8 +119,16 @@ def time_option(option: str, text: str) -> datetime:
         raise typer.BadParameter(f"{option}: {error}") from None
 
 
+def _errors_in(reports: Iterable[RunReport]) -> list[str]:
+    return [f"{report.project}: {report.error}" for report in reports if report.error]
+
+
+def _with_errors(document: dict[str, Any], errors: list[str]) -> dict[str, Any]:
+    return document | ({"errors": errors} if errors else {})
+
+
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
-    errors = [f"{report.project}: {report.error}" for report in reports if report.error]
+    errors = _errors_in(reports)
     if as_json:
         documents = [one.as_json() for one in estimates.values()]
         total = {
@@ -127,7 +136,7 @@ def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_jso
             for name in Estimate._fields
         }
         projects = {"projects": {name: one.as_json() for name, one in estimates.items()}}
-        print_json(total | projects | ({"errors": errors} if errors else {}))
+        print_json(_with_errors(total | projects, errors))
     else:
         print_table(
             "langfuse-etl backfill --plan",

@@ -133,8 +133,7 @@ def absences_to_confirm(
         absent.noticed_at <= now - CONFIRM_AFTER,
         *(() if noticed_from is None else (absent.noticed_at >= noticed_from,)),
     )
-    found = conn.execute(due).all()
-    keys = [(project_id, *((trace_id, id_) if stream == "observations" else (id_,))) for trace_id, id_ in found]
+    keys = [(project_id, *_key_noted_as(stream, *row)) for row in conn.execute(due).all()]
     # Not joined: there are few absences, and SQLite would read the times of all rows to have the newest first.
     stored = rows_by_key(conn, ROW_TABLES[stream], keys, [TIME_COLUMNS[stream].name, "deleted_at"])
     times = {time for _, (time, deleted_at) in stored if time is not None and deleted_at is None}
@@ -245,8 +244,6 @@ def _foreign_keys(
 
 def _keys_but(conn: Connection, table: Table, query: Select[Any], but: Collection[Key]) -> set[Key]:
     """What `query` finds beside the keys `but`; the database leaves these out, so that they are not fetched."""
-    if not but:
-        return {tuple(row) for row in conn.execute(query).all()}
     others = query.where(~is_key_listed(conn.dialect.name, _key_columns(table)))
     return {tuple(row) for row in conn.execute(others, listed(list(but))).all()}
 
@@ -302,10 +299,8 @@ def _noticed(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> 
         columns.stream == stream,
         is_key_listed(conn.dialect.name, (columns.trace_id, columns.id)),
     )
-    return {
-        (trace_id, row_id) if stream == "observations" else (row_id,): at
-        for trace_id, row_id, at in conn.execute(query, listed(_noted_as(keys))).all()
-    }
+    found = conn.execute(query, listed(_noted_as(keys))).all()
+    return {_key_noted_as(stream, trace_id, row_id): at for trace_id, row_id, at in found}
 
 
 def _forget(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> None:
@@ -322,6 +317,10 @@ def _mark(conn: Connection, table: Table, project_id: str, keys: set[Key], now: 
     statement = update(table).where(table.c.project_id == project_id, gone)
     if keys:
         conn.execute(statement.values(deleted_at=now, changed_at=now), listed(sorted(keys)))
+
+
+def _key_noted_as(stream: str, trace_id: str, row_id: str) -> Key:
+    return (trace_id, row_id) if stream == "observations" else (row_id,)
 
 
 def _noted_as(keys: Collection[Key]) -> list[Key]:

@@ -145,10 +145,7 @@ def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None
         "finished_at": now,
         **{field.name: getattr(record, field.name) for field in fields(record) if field.name != "window"},
     }
-    conn.execute(_RECORD_WINDOW, values)
-
-
-_RECORD_WINDOW = insert(sync_windows)
+    conn.execute(insert(sync_windows), values)
 
 
 def rows_stored(conn: Connection, project_id: str, stream: str, window: Window) -> int:

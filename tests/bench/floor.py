@@ -8,7 +8,7 @@ does not say is worked out once, at the end, by a statement: latency and cost of
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
@@ -131,7 +131,7 @@ def download_and_parse(urls: Iterable[str]) -> None:
             orjson.loads(_body(http, url))
 
 
-def load_sqlite(urls: Iterable[str], path: str) -> None:
+def load_sqlite(urls: Sequence[str], path: str) -> None:
     """All rows into the tables of a SQLite file."""
     with closing(sqlite3.connect(path)) as conn:
         conn.execute("PRAGMA synchronous=NORMAL")  # the file has its write-ahead log already
@@ -140,14 +140,14 @@ def load_sqlite(urls: Iterable[str], path: str) -> None:
             with conn:
                 conn.executemany(_sqlite_upsert(target), rows)
 
-        v2 = _load(urls, write)
+        _load(urls, write)
         with conn:
             conn.execute(_METRICS.format(seconds=_SQLITE_SECONDS))
-            if v2:
+            if _lacks_sessions(urls):
                 conn.execute(_SESSIONS_V2)
 
 
-def load_postgres(urls: Iterable[str], dsn: str, schema: str) -> None:
+def load_postgres(urls: Sequence[str], dsn: str, schema: str) -> None:
     """All rows into the tables of a Postgres schema: `COPY` into a temporary table, and from there an upsert."""
     with psycopg.connect(dsn) as conn:
         for target in _TARGETS.values():
@@ -165,28 +165,28 @@ def load_postgres(urls: Iterable[str], dsn: str, schema: str) -> None:
                         copy.write_row(row)
                 cursor.execute(upsert)
 
-        v2 = _load(urls, write)
+        _load(urls, write)
         conn.execute(_METRICS.format(seconds=_POSTGRES_SECONDS).encode())
-        if v2:
+        if _lacks_sessions(urls):
             conn.execute(_SESSIONS_V2.encode())
 
 
-def _load(urls: Iterable[str], write: Callable[[Target, list[Row]], None]) -> bool:
-    """Returns whether observations of a v4 server were among what was read."""
-    v2 = False
+def _lacks_sessions(urls: Iterable[str]) -> bool:
+    return any(f"{_V2_PATH}?" in url for url in urls)
+
+
+def _load(urls: Iterable[str], write: Callable[[Target, list[Row]], None]) -> None:
     with _connect() as http:
         for url in urls:
             path = url.partition("?")[0].partition(_API_ROOT)[2]
             items = orjson.loads(_body(http, url))["data"]
             if path == _V2_PATH:
-                v2 = True
                 traces = [item for item in items if item["id"] == f"t-{item['traceId']}"]
                 write(_TRACES_V2, _TRACES_V2.rows(traces))
                 others = [item for item in items if item["id"] != f"t-{item['traceId']}"]
                 write(_OBSERVATIONS_V2, _OBSERVATIONS_V2.rows(others))
             else:
                 write(_TARGETS[path], _TARGETS[path].rows(items))
-    return v2
 
 
 def _connect() -> requests.Session:
