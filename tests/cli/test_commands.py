@@ -301,16 +301,15 @@ def written(folder: Path) -> dict[str, Any]:
     return {p.name: json.loads(p.read_text()) for p in folder.rglob("*.json") if p.name != "manifest.json"}
 
 
-def test_export_writes_a_file_for_each_trace_of_a_session(cli: Cli) -> None:
-    cli("sync")
+def test_export_writes_a_file_for_each_trace_of_a_session(synced: Cli) -> None:
     session, traces = a_session()
-    result = cli("export", session, "--json")
+    result = synced("export", session, "--json")
     assert result.code == 0
     (one,) = result.document["sessions"]
     assert one.keys() == {"project_id", "session_id", "directory", "traces", "written", "unchanged", "removed"}
     assert (one["session_id"], one["traces"], one["written"]) == (session, len(traces), len(traces))
     assert {item["id"] for item in written(Path(one["directory"])).values()} == traces
-    again = cli("export", session, "--json").document["sessions"][0]
+    again = synced("export", session, "--json").document["sessions"][0]
     assert (again["written"], again["unchanged"]) == (0, len(traces))
 
 
@@ -324,15 +323,14 @@ def test_export_with_refresh_works_on_an_empty_database(cli: Cli) -> None:
     assert {stream["watermark"] for stream in project["streams"]} == {None}
 
 
-def test_an_unknown_session_is_exit_1_with_near_names_and_the_way_to_get_it(cli: Cli) -> None:
-    cli("sync")
+def test_an_unknown_session_is_exit_1_with_near_names_and_the_way_to_get_it(synced: Cli) -> None:
     session, _ = a_session()
-    result = cli("export", f"{session[:-1]}x", "--json")
+    result = synced("export", f"{session[:-1]}x", "--json")
     assert result.code == 1
     assert result.document["status"] == "failed"
     assert f"did you mean '{session[:8]}" in result.err
     assert "--refresh" in result.err
-    assert not (cli.folder / "result").exists()
+    assert not (synced.folder / "result").exists()
 
 
 def test_export_before_the_first_sync_says_what_to_do(cli: Cli) -> None:

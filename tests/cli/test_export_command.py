@@ -13,12 +13,6 @@ import pytest
 from commands import Cli, data
 
 
-@pytest.fixture
-def synced(cli: Cli) -> Cli:
-    cli("sync")
-    return cli
-
-
 def sessions() -> dict[str, list[dict[str, Any]]]:
     """The mock's traces by session."""
     found: dict[str, list[dict[str, Any]]] = {}

@@ -9,18 +9,16 @@ import pytest
 from commands import Cli
 
 
-def test_a_synced_database_becomes_one_page(cli: Cli) -> None:
-    assert cli("sync").code == 0
+def test_a_synced_database_becomes_one_page(synced: Cli) -> None:
+    result = synced("report", "--json")
 
-    result = cli("report", "--json")
-
-    page = cli.folder / "langfuse-report.html"
+    page = synced.folder / "langfuse-report.html"
     assert result.code == 0
     assert result.document == {"file": page.name, "bytes": page.stat().st_size, "projects": ["proj-shop"]}
     assert "Cost per day and model" in page.read_text(encoding="utf-8")
-    assert [path.name for path in cli.folder.glob(".*.part")] == []
-    assert cli("report", "--project", "proj-shop", "-o", "other.html", "--from", "2026-01-01T00:00:00Z").code == 0
-    assert (cli.folder / "other.html").exists()
+    assert [path.name for path in synced.folder.glob(".*.part")] == []
+    assert synced("report", "--project", "proj-shop", "-o", "other.html", "--from", "2026-01-01T00:00:00Z").code == 0
+    assert (synced.folder / "other.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -32,14 +30,12 @@ def test_a_synced_database_becomes_one_page(cli: Cli) -> None:
         (("--output", "no/such/folder/report.html"), 3, "choose another place"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, words: tuple[str, ...], code: int, says: str) -> None:
-    assert cli("sync").code == 0
-
-    result = cli("report", *words)
+def test_what_cannot_be_done_is_said_in_one_line(synced: Cli, words: tuple[str, ...], code: int, says: str) -> None:
+    result = synced("report", *words)
 
     assert result.code == code
     assert says in result.err
-    assert list(cli.folder.glob("*.html")) == []
+    assert list(synced.folder.glob("*.html")) == []
 
 
 def test_an_empty_database_says_what_to_do(bare_cli: Cli) -> None:
@@ -49,15 +45,14 @@ def test_an_empty_database_says_what_to_do(bare_cli: Cli) -> None:
     assert "run `langfuse-etl sync` first" in result.err
 
 
-def test_search_is_switched_on_and_off(cli: Cli) -> None:
-    assert cli("sync").code == 0
-    refused = cli("db", "search", "perhaps")
+def test_search_is_switched_on_and_off(synced: Cli) -> None:
+    refused = synced("db", "search", "perhaps")
     assert (refused.code, "allowed are on, off" in refused.err) == (2, True)
 
-    assert cli("db", "search", "on").code == 0
-    with closing(sqlite3.connect(cli.database)) as conn:
+    assert synced("db", "search", "on").code == 0
+    with closing(sqlite3.connect(synced.database)) as conn:
         assert conn.execute("SELECT count(*) FROM traces_search_rows").fetchone() == (120,)
-    assert cli("sync").code == 0
-    assert cli("db", "search", "off").code == 0
-    with closing(sqlite3.connect(cli.database)) as conn:
+    assert synced("sync").code == 0
+    assert synced("db", "search", "off").code == 0
+    with closing(sqlite3.connect(synced.database)) as conn:
         assert conn.execute("SELECT name FROM sqlite_master WHERE name LIKE '%search%'").fetchall() == []

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import requests
 import yaml
 from playwright.sync_api import Browser, Page, expect
 
@@ -67,6 +68,7 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
 
 
+@pytest.mark.long
 def test_a_way_through_its_pages(page: Page) -> None:
     expect(page.locator("h1")).to_have_text("Langfuse, copied")
     page.get_by_role("link", name="langfuse", exact=True).first.click()
@@ -86,9 +88,9 @@ def test_a_way_through_its_pages(page: Page) -> None:
     assert page.locator("table.rows-and-columns tbody tr").count() > 40
 
 
-def test_every_ready_query_answers(page: Page, address: str) -> None:
+def test_every_ready_query_answers(address: str) -> None:
     queries = yaml.safe_load(METADATA.read_text(encoding="utf-8"))["databases"]["langfuse"]["queries"]
     for name in queries:
         values = "?session_id=web-014&first_day=2026-11-12&end_day=2026-11-19" if ":" in queries[name]["sql"] else ""
-        page.goto(f"{address}/langfuse/{name}{values}")
-        expect(page.locator("table.rows-and-columns tbody tr").first).to_be_visible()
+        answer = requests.get(f"{address}/langfuse/{name}.json{values}", timeout=30)
+        assert answer.json()["rows"], f"{name}: {answer.text}"

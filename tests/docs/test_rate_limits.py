@@ -16,6 +16,7 @@ from tests.docs.rate_limits import PAGE, SIMULATED_DAYS, _Slices, planned, with_
 T0 = datetime(2026, 6, 1, 7, 0, 0, 1000, tzinfo=UTC)
 
 
+@pytest.mark.long
 def test_the_tables_are_what_the_planner_says() -> None:
     page = PAGE.read_text(encoding="utf-8")
 

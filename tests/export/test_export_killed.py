@@ -9,6 +9,7 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
 from export_data import ROOT, fill, read_tree, trace
 from nursery import Nursery
 from sqlalchemy import Engine
@@ -25,6 +26,7 @@ sys.exit()
 """
 
 
+@pytest.mark.long
 def test_a_killed_export_leaves_whole_files_and_the_next_one_finishes(
     engine: Engine, nursery: Nursery, tmp_path: Path
 ) -> None:

@@ -611,17 +611,23 @@ def test_an_indent_out_of_range_is_refused(engine: Engine, tmp_path: Path) -> No
         export_sessions(engine, S1, Options(tmp_path, indent=-1))
 
 
-def test_a_big_session_is_read_in_groups(engine: Engine, tmp_path: Path) -> None:
-    """More traces than a fetch, a statement's list of ids or the writers' queue takes at once."""
-    fill(engine, *(trace(f"t{n:05}", timestamp=at(n % 60)) for n in range(3_000)))
-    store(engine, OBSERVATION, *(observation(f"o{n}", f"t{n % 3_000:05}") for n in range(4_500)))
+def test_a_big_session_is_read_and_written_in_groups(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More traces than a fetch, a statement's list of ids, a batch of files or a flush takes at once."""
+    for name in ("load.queries._IDS_PER_FETCH", "load.queries._ROWS_PER_FETCH", "load.queries._IDS_PER_SELECT"):
+        monkeypatch.setattr(f"etl.{name}", 100)
+    monkeypatch.setattr("etl.export.files._BATCH_FILES", 30)
+    monkeypatch.setattr("etl.export.files._GROUP_FILES", 80)
+    fill(engine, *(trace(f"t{n:05}", timestamp=at(n % 60)) for n in range(500)))
+    store(engine, OBSERVATION, *(observation(f"o{n}", f"t{n % 500:05}") for n in range(750)))
 
     (result,) = export_sessions(engine, S1, Options(tmp_path / "all"))
-    half = tuple(f"t{n:05}" for n in range(0, 3_000, 2))
+    half = tuple(f"t{n:05}" for n in range(0, 500, 2))
     (part,) = export_sessions(engine, Selection(traces=half), Options(tmp_path / "half"))
 
-    assert (result.traces, manifest(result.directory)["observations"]) == (3_000, 4_500)
-    assert part.traces == 1_500
+    assert (result.traces, manifest(result.directory)["observations"]) == (500, 750)
+    assert part.traces == 250
     assert read_tree(part.directory).items() - read_tree(result.directory).items() <= {
         ("manifest.json", (part.directory / "manifest.json").read_bytes())
     }

@@ -137,10 +137,11 @@ def killed_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[
     engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("killed_database", "traces", "kills"),
     [
-        ("sqlite", 1_200, 20),
+        ("sqlite", 1_200, 12),
         ("postgres", 1_200, 5),
         pytest.param("sqlite", 20_000, 30, marks=pytest.mark.soak),
         pytest.param("postgres", 20_000, 30, marks=pytest.mark.soak),
@@ -204,6 +205,7 @@ def assert_no_window_counted_twice(engine: Engine) -> None:
         assert sum(row["read"] for row in first) == len(rows(engine, stream))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chosen", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
     nursery: Nursery, tmp_path: Path, chosen: signal.Signals, undisturbed: Tables

@@ -59,6 +59,7 @@ def stored(url: str, schema: str = "public") -> dict[str, dict[str, Any]]:
 # Two instances
 
 
+@pytest.mark.long
 def test_two_on_one_postgres_one_works_and_when_it_is_killed_the_other_takes_over(
     postgres: Setup, server: MockLangfuse, postgres_url: str
 ) -> None:
@@ -93,6 +94,7 @@ def test_two_on_one_postgres_one_works_and_when_it_is_killed_the_other_takes_ove
     engine.dispose()
 
 
+@pytest.mark.long
 def test_a_silent_leader_of_another_machine_is_followed_when_its_lease_expires(
     postgres: Setup, postgres_url: str
 ) -> None:
@@ -132,6 +134,7 @@ def steal(url: str, schema: str) -> None:
     engine.dispose()
 
 
+@pytest.mark.long
 def test_a_process_that_lost_its_lease_writes_nothing_more_and_stands_by(
     postgres: Setup, server: MockLangfuse, postgres_url: str
 ) -> None:
@@ -198,6 +201,7 @@ def own_postgres() -> Iterator[PostgresServer]:
             yield server
 
 
+@pytest.mark.long
 def test_postgres_that_restarts_in_the_middle_of_a_run_is_waited_for(
     nursery: Nursery, tmp_path: Path, server: MockLangfuse, own_postgres: PostgresServer
 ) -> None:
@@ -252,6 +256,7 @@ signal.signal(signal.SIGUSR2, lambda *_: clock.shift(-3600))
 """
 
 
+@pytest.mark.long
 def test_a_clock_that_jumps_an_hour_ahead_and_back_is_noticed_and_survived(
     setup: Setup, server: MockLangfuse, sqlite_url: str
 ) -> None:

@@ -80,6 +80,7 @@ def patient(setup: Setup) -> Setup:
     return setup
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_it_ends_within_ten_seconds_while_a_request_hangs(
     patient: Setup, server: MockLangfuse, sqlite_url: str, number: signal.Signals
@@ -101,6 +102,7 @@ def test_it_ends_within_ten_seconds_while_a_request_hangs(
     engine.dispose()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/projects", "/sessions"])
 def test_it_ends_within_ten_seconds_while_the_run_itself_waits_for_an_answer(
     patient: Setup, server: MockLangfuse, sqlite_url: str, path: str
@@ -153,6 +155,7 @@ def test_a_hangup_reads_the_settings_again_and_keeps_the_former_ones_if_they_are
         assert service.stop() == 0
 
 
+@pytest.mark.long
 def test_a_broken_and_a_slow_project_do_not_stop_the_others(
     nursery: Nursery, tmp_path: Path, server: MockLangfuse, sqlite_url: str
 ) -> None:
