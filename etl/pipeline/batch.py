@@ -15,7 +15,8 @@ from sqlalchemy import Connection
 from etl.extract.readers import Page, Segment
 from etl.load.compare import keys_and_times, stored_as_they_are
 from etl.load.keys import Key
-from etl.transform.pages import Kind, identified, rows_of_objects, trace_ids
+from etl.pipeline.rowmaker import RowMaker
+from etl.transform.pages import BRINGS, Kind, identified, rows_of, rows_of_objects, trace_ids
 from etl.transform.rows import Row
 
 _ROWS = 500
@@ -44,7 +45,7 @@ class Batch(NamedTuple):
     selected: bool = False
 
 
-def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connection | None) -> Batch:
+def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connection | None, maker: RowMaker) -> Batch:
     """A page as a batch. What was read lightly is compared by then, and needs no rows.
 
     Args:
@@ -53,25 +54,30 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     Raises:
         RowError: An object has no usable key.
     """
-    objects = identified(page.kind, page.items, contents=contents, light=page.light)
     seen: dict[str, dict[Key, str]] = {}
-    if known_in is not None and page.plain and not page.light:
-        seen = stored_as_they_are(known_in, project_id, objects)
-        objects = [one for one in objects if one.key not in seen.get(one.table, ())]
-    elif page.light and page.plain:  # keys that are not plain are stored in another form
-        for one in objects:
+    if page.light and page.plain:
+        for one in identified(page.kind, page.items, contents=contents, light=True):
             if one.at is not None:
                 seen.setdefault(one.table, {})[one.key] = one.at
-        objects = []
-    traces = trace_ids_of_keys(seen)
-    rows = rows_of_objects(
-        page.kind, objects, project_id=project_id, plain=page.plain, contents=contents, light=page.light
-    )
+        rows = dict[str, list[Row]]()
+    elif page.light:  # keys that are not plain are stored in another form
+        rows = rows_of(
+            page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents, light=True
+        )  # fmt: skip
+    elif known_in is not None and page.plain:
+        objects = maker.identified(page.kind, page.items, contents=contents)
+        seen = stored_as_they_are(known_in, project_id, objects)
+        others = [one for one in objects if one.key not in seen.get(one.table, ())]
+        rows = rows_of_objects(
+            page.kind, others, project_id=project_id, plain=page.plain, contents=contents, light=False
+        )  # fmt: skip
+    else:
+        rows = maker.rows_of(page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents)
+    traces = trace_ids_of_keys(seen) | trace_ids(rows)
     for table, parts in rows.items():
         seen.setdefault(table, {}).update(keys_and_times(table, parts))
-    traces |= trace_ids(rows)
     if page.light:
-        rows = {table: [] for table in rows}
+        rows = {table: [] for table in BRINGS[page.kind]}
     return Batch(page.kind, rows, seen, traces, len(page.items), page.closes, page.selected)
 
 

@@ -32,6 +32,7 @@ from etl.pipeline import switch
 from etl.pipeline.batch import Batch, batch_of, resized
 from etl.pipeline.plan import HISTORY, Due
 from etl.pipeline.report import RunReport
+from etl.pipeline.rowmaker import RowMaker
 from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import of_selected_traces, refresh_after_deletion, store_rows
@@ -147,6 +148,7 @@ class _Run:
         self._requests_sent, self._stop, self._on_progress = requests_sent, stop, on_progress
         self._on_window = on_window
         self._repair = repair
+        self._maker = RowMaker()
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
         self._children_read_to = _NEVER
@@ -189,6 +191,7 @@ class _Run:
             self._report.fail(f"unexpected {type(error).__name__}")
             raise
         finally:
+            self._maker.close()
             self._report.requests = self._requests_sent() - self._requests_before
             self._report.seconds = round(time.monotonic() - self._started, 3)
             self._finish()
@@ -329,11 +332,11 @@ class _Run:
 
     def _batch(self, page: Page, *, compared: bool) -> Batch:
         """What of a page has to be written; not `compared` where hardly any of it can be stored yet."""
-        scope = self._scope
+        scope, maker = self._scope, self._maker
         if page.light or not compared or self._repair:
-            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None)
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=None, maker=maker)
         with reading(self._engine) as conn:
-            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn)
+            return batch_of(page, project_id=scope.project_id, contents=scope.contents, known_in=conn, maker=maker)
 
     def _completed(self, work: _Work, page: Page) -> Iterator[Page]:
         """Under filters: all that belongs to a trace that is selected only now, and the page itself.

@@ -17,6 +17,7 @@ from etl.load.compare import differences
 from etl.load.engine import reading, writing
 from etl.load.tables import scores
 from etl.pipeline.batch import batch_of, resized
+from etl.pipeline.rowmaker import RowMaker
 from etl.pipeline.store import store_rows
 from etl.transform.fields import SCORE_LEGACY
 from etl.transform.pages import Kind
@@ -112,7 +113,7 @@ def test_what_was_read_before_an_error_is_handed_on() -> None:
 
 
 def test_what_was_read_lightly_needs_no_rows() -> None:
-    light = batch_of(page(0, 3, closes=1, light=True), project_id="p", contents=True, known_in=None)
+    light = batch_of(page(0, 3, closes=1, light=True), project_id="p", contents=True, known_in=None, maker=RowMaker())
 
     assert light.rows == {"scores": []}
     assert light.seen == {"scores": {(item["id"],): item["timestamp"] for item in page(0, 3).items}}
@@ -123,15 +124,17 @@ def test_what_was_read_lightly_needs_no_rows() -> None:
 def test_keys_of_what_was_read_lightly_are_those_that_are_stored(bad: str) -> None:
     light = page(0, 3, light=True)._replace(plain=False)
     light.items[1]["id"] = bad
-    whole = batch_of(light._replace(light=False), project_id="p", contents=True, known_in=None)
+    whole = batch_of(light._replace(light=False), project_id="p", contents=True, known_in=None, maker=RowMaker())
 
-    assert batch_of(light, project_id="p", contents=True, known_in=None).seen == whole.seen
+    assert batch_of(light, project_id="p", contents=True, known_in=None, maker=RowMaker()).seen == whole.seen
     assert (bad,) not in whole.seen["scores"]
 
 
 def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> None:
     items = [score(n) for n in range(6)]
-    first = batch_of(Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=None)
+    first = batch_of(
+        Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=None, maker=RowMaker()
+    )
     with writing(engine) as conn:
         store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
         conn.execute(update(scores).where(scores.c.id == "s1").values(deleted_at=NOW))
@@ -141,9 +144,9 @@ def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> Non
     items.append(score(7))
     full = Page(Kind.SCORE_LEGACY, items, True, closes=[window(0)])
     with reading(engine) as conn:
-        again = batch_of(full, project_id="p", contents=True, known_in=conn)
-        other_project = batch_of(full, project_id="q", contents=True, known_in=conn)
-        not_plain = batch_of(full._replace(plain=False), project_id="p", contents=True, known_in=conn)
+        again = batch_of(full, project_id="p", contents=True, known_in=conn, maker=RowMaker())
+        other_project = batch_of(full, project_id="q", contents=True, known_in=conn, maker=RowMaker())
+        not_plain = batch_of(full._replace(plain=False), project_id="p", contents=True, known_in=conn, maker=RowMaker())
 
     assert [row["id"] for row in again.rows["scores"]] == ["s1", "s2", "s3", "s7"]
     assert again.seen["scores"] == {(item["id"],): item["timestamp"] for item in items}
@@ -154,13 +157,19 @@ def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> Non
 def test_of_two_versions_in_one_answer_the_newer_counts_in_either_order(engine: Engine) -> None:
     """v4 answers an edited row twice until it has merged the two; the old one may stand last."""
     old, edited = score(1, comment="old"), score(1, comment="edited", updatedAt="2026-02-20T00:00:00.000Z")
-    first = batch_of(Page(Kind.SCORE_LEGACY, [old], True), project_id="p", contents=True, known_in=None)
+    first = batch_of(
+        Page(Kind.SCORE_LEGACY, [old], True), project_id="p", contents=True, known_in=None, maker=RowMaker()
+    )
     with writing(engine) as conn:
         store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
     with reading(engine) as conn:
         for items in ([edited, old], [old, edited]):
-            again = batch_of(Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=conn)
+            again = batch_of(
+                Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=conn, maker=RowMaker()
+            )
             assert [row["comment"] for row in again.rows["scores"]] == [item["comment"] for item in items]
             assert differences(conn, "scores", again.rows["scores"]).changed == {("s1",)}
-        twice = batch_of(Page(Kind.SCORE_LEGACY, [old, old], True), project_id="p", contents=True, known_in=conn)
+        twice = batch_of(
+            Page(Kind.SCORE_LEGACY, [old, old], True), project_id="p", contents=True, known_in=conn, maker=RowMaker()
+        )
         assert twice.rows["scores"] == []

@@ -1,0 +1,222 @@
+"""Rows of the second process are the rows of the first, and nothing is lost with it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+from syncing import NOW, make_small, recorded, recorded_scores_v3, same_tables, sync
+
+from etl.demo import MockLangfuse
+from etl.pipeline import rowmaker
+from etl.pipeline.rowmaker import RowMaker
+from etl.transform import pages
+from etl.transform.jsontext import dumps_bytes, parse
+from etl.transform.pages import Kind
+from etl.transform.rows import RowError
+
+Process = subprocess.Popen[bytes]
+
+KINDS = {
+    Kind.TRACE: "traces",
+    Kind.TRACE_ALONE: "traces",
+    Kind.OBSERVATION: "observations_v1",
+    Kind.OBSERVATION_V2: "observations_v2",
+    Kind.SCORE_LEGACY: "scores_v2",
+    Kind.SCORE_V3: None,
+    Kind.SESSION: "sessions",
+}
+
+
+@pytest.fixture(autouse=True)
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Process]:
+    """The second processes of a test, which begin with the first object."""
+    processes: list[Process] = []
+    start = rowmaker._started
+
+    def noting() -> Process:
+        processes.append(start())
+        return processes[-1]
+
+    monkeypatch.setattr(rowmaker, "AFTER_OBJECTS", 0)
+    monkeypatch.setattr(rowmaker, "_processors", lambda: 2)
+    monkeypatch.setattr(rowmaker, "_started", noting)
+    return processes
+
+
+@pytest.fixture
+def maker() -> Iterator[RowMaker]:
+    maker = RowMaker()
+    yield maker
+    maker.close()
+
+
+def plain_items(kind: Kind) -> list[dict[str, Any]]:
+    name = KINDS[kind]
+    items = recorded_scores_v3() if name is None else recorded(name)
+    return [item for item in items if parse(dumps_bytes(item)).plain]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("contents", [True, False])
+def test_both_processes_make_the_same_rows(kind: Kind, contents: bool, maker: RowMaker, started: list[Process]) -> None:
+    items = plain_items(kind)
+    assert len(items) > 20
+
+    made = maker.rows_of(kind, items, project_id="p", plain=True, contents=contents)
+    found = maker.identified(kind, items, contents=contents)
+
+    assert made == pages.rows_of(kind, items, project_id="p", plain=True, contents=contents)
+    assert found == pages.identified(kind, items, contents=contents)
+    assert [type(one) for one in found] == [pages.Identified] * len(items)
+    (process,) = started
+    assert process.poll() is None
+
+
+def test_a_few_objects_do_not_start_a_process(
+    maker: RowMaker, started: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = plain_items(Kind.SCORE_LEGACY)[:10]
+    monkeypatch.setattr(rowmaker, "AFTER_OBJECTS", 25)
+    for expected in (0, 0, 1, 1):
+        maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True)
+        assert len(started) == expected
+
+
+def test_what_fails_there_fails_here(maker: RowMaker, started: list[Process]) -> None:
+    for _ in range(2):
+        with pytest.raises(RowError, match="an object of scores has no id"):
+            maker.rows_of(Kind.SCORE_LEGACY, [{"name": "odd"}], project_id="p", plain=True, contents=True)
+    assert len(started) == 1
+
+
+def test_what_is_nested_too_deeply_to_be_sent_is_made_here(maker: RowMaker) -> None:
+    deep: Any = 1
+    for _ in range(400):
+        deep = [deep]
+    items = [item | {"metadata": deep} for item in plain_items(Kind.TRACE)]
+    made = maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+
+
+def test_the_work_goes_on_when_the_other_process_is_killed(
+    maker: RowMaker, started: list[Process], caplog: pytest.LogCaptureFixture
+) -> None:
+    items = plain_items(Kind.SCORE_LEGACY)
+    expected = pages.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True)
+    for _ in range(3):
+        assert maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True) == expected
+        started[0].kill()
+        started[0].wait()
+    assert len(started) == 1
+    assert [record.message for record in caplog.records] == [
+        "no second process (BrokenPipeError): the run goes on with one"
+    ]
+
+
+def test_one_that_cannot_be_started_is_done_without(
+    maker: RowMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
+    items = plain_items(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert "FileNotFoundError" in caplog.text
+
+
+def test_threads_that_wait_for_it_go_on_when_it_is_closed(maker: RowMaker, started: list[Process]) -> None:
+    items = plain_items(Kind.TRACE)
+    expected = pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    os.kill(started[0].pid, signal.SIGSTOP)  # it takes for ever
+    made: list[Any] = []
+
+    def make() -> None:
+        made.append(maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True))
+
+    threads = [threading.Thread(target=make) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.1)
+    assert made == []
+    maker.close()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert made == [expected] * 3
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+    program = (
+        "import sys, time\n"
+        "from etl.pipeline import rowmaker\n"
+        "from etl.transform.pages import Kind\n"
+        "rowmaker.AFTER_OBJECTS, rowmaker._processors = 0, lambda: 2\n"
+        "maker = rowmaker.RowMaker()\n"
+        "maker.identified(Kind.SCORE_LEGACY, [{'id': 'a'}], contents=True)\n"
+        "print(maker._process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert is_running(pid)
+        parent.kill()
+    deadline = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not is_running(pid)
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process that is more than an entry nobody has asked for yet."""
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("api", ["v3", "v4"])
+@pytest.mark.parametrize("killed", [False, True], ids=["whole", "killed"])
+def test_a_sync_leaves_the_same_tables(
+    api: Any, killed: bool, new_engine: Callable[[], Engine], started: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with MockLangfuse(make_small(), api=api) as server:
+        with_two = new_engine()
+        if killed:
+            end_after_a_page(monkeypatch, started)
+        for now in (NOW, NOW + timedelta(hours=30)):
+            report = sync(with_two, server, now=now)
+            assert (report.status, report.error) == ("ok", None)
+        assert len(started) == 2
+        assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+        monkeypatch.setattr(rowmaker, "AFTER_OBJECTS", 10**9)
+        with_one = new_engine()
+        for now in (NOW, NOW + timedelta(hours=30)):
+            sync(with_one, server, now=now)
+    assert len(started) == 2
+    assert same_tables(with_two) == same_tables(with_one)
+
+
+def end_after_a_page(monkeypatch: pytest.MonkeyPatch, started: list[Process]) -> None:
+    """Each second process is killed from outside while it reads its second work."""
+    write = rowmaker._write
+    works: list[int] = []
+
+    def writing(pipe: Any, message: bytes) -> None:
+        works.append(started[-1].pid)
+        write(pipe, message)
+        if works.count(started[-1].pid) == 2:
+            os.kill(started[-1].pid, signal.SIGKILL)
+
+    monkeypatch.setattr(rowmaker, "_write", writing)
