@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Table
+from sqlalchemy import Connection, Table, Update, cast, update
 
 from etl.load.engine import schema_of
+from etl.load.keys import are_equal, listed, listing
 from etl.load.tables import ROW_TABLES
 
 _PAGE = "langfuse_etl_page"
@@ -43,16 +44,31 @@ def update_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
     Args:
         rows: Each the values of `columns`, then its key.
     """
-    if rows:
-        conn.exec_driver_sql(_update(conn.dialect.name, schema_of(conn), table.name, columns), list(rows))
+    if not rows:
+        return
+    if conn.dialect.name == "sqlite":
+        conn.exec_driver_sql(_update_sqlite(table.name, columns), list(rows))
+    else:
+        # As text: JSON has no infinity, which a sum of costs may be.
+        texts = [[None if value is None else str(value) for value in row] for row in rows]
+        conn.execute(_update_postgres(table.name, columns), listed(texts))
 
 
 @cache
-def _update(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
-    place = "?" if dialect == "sqlite" else "%s"
-    values = ", ".join(f'"{name}" = {place}' for name in columns)
-    key = " AND ".join(f"{column.name} = {place}" for column in ROW_TABLES[table_name].primary_key)
-    return f"UPDATE {_qualified(schema, table_name)} SET {values} WHERE {key}"  # noqa: S608 - our names
+def _update_sqlite(table_name: str, columns: tuple[str, ...]) -> str:
+    values = ", ".join(f'"{name}" = ?' for name in columns)
+    key = " AND ".join(f"{column.name} = ?" for column in ROW_TABLES[table_name].primary_key)
+    return f"UPDATE {table_name} SET {values} WHERE {key}"  # noqa: S608 - our names
+
+
+@cache
+def _update_postgres(table_name: str, columns: tuple[str, ...]) -> Update:
+    """Of all rows at once: psycopg sends a statement for each, which take three times as long."""
+    table = ROW_TABLES[table_name]
+    changed, key = [table.c[name] for name in columns], list(table.primary_key)
+    new = listing("postgresql", len(changed) + len(key))
+    values = {column: cast(part, column.type) for column, part in zip(changed, new.parts, strict=False)}
+    return update(table).values(values).where(are_equal(key, new.parts[len(changed) :]))
 
 
 @cache

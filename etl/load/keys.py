@@ -79,16 +79,16 @@ def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> S
 
 def is_key_listed(dialect: str, key: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
     """Whether these columns are one of the keys that `listed` gives to the statement; each database hashes them."""
-    listing = _listing(dialect, len(key))
-    return tuple_(*key).in_(select(*listing.parts).select_from(listing.table))
+    keys = listing(dialect, len(key))
+    return tuple_(*key).in_(select(*keys.parts).select_from(keys.table))
 
 
-def listed(values: Sequence[str] | Sequence[tuple[str, ...]]) -> Mapping[str, Any]:
-    """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `_Listing`."""
+def listed(values: Sequence[str] | Sequence[Sequence[str | None]]) -> Mapping[str, Any]:
+    """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `Listing`."""
     return {_LISTED.key: dumps(values)}
 
 
-class _Listing(NamedTuple):
+class Listing(NamedTuple):
     """Tuples of text, given to a statement as one text of JSON: a table to join with, their places and their parts."""
 
     table: FromClause
@@ -96,13 +96,14 @@ class _Listing(NamedTuple):
     parts: list[ColumnElement[str]]
 
 
-def _listing(dialect: str, parts: int) -> _Listing:
+def listing(dialect: str, parts: int) -> Listing:
+    """What `listed` gives to the statement, `parts` values each."""
     if dialect == "postgresql":
         elements = func.json_array_elements(_listed_json())
         table = elements.table_valued("value", with_ordinality="nth", name="listing").render_derived()
-        return _Listing(table, table.c.nth - 1, [table.c.value.op("->>")(n) for n in range(parts)])
+        return Listing(table, table.c.nth - 1, [table.c.value.op("->>")(n) for n in range(parts)])
     each = func.json_each(_LISTED).table_valued("key", "value", name="listing")
-    return _Listing(each, each.c.key, [func.json_extract(each.c.value, f"$[{n}]") for n in range(parts)])
+    return Listing(each, each.c.key, [func.json_extract(each.c.value, f"$[{n}]") for n in range(parts)])
 
 
 def _listed_json() -> ColumnElement[Any]:
@@ -110,7 +111,8 @@ def _listed_json() -> ColumnElement[Any]:
     return cast(_LISTED, JSON)
 
 
-def _are_equal(key: Sequence[ColumnElement[str]], values: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
+def are_equal(key: Sequence[ColumnElement[str]], values: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
+    """Whether each of these columns is the value in its place."""
     return and_(*(part == value for part, value in zip(key, values, strict=True)))
 
 
@@ -118,8 +120,8 @@ def _are_equal(key: Sequence[ColumnElement[str]], values: Sequence[ColumnElement
 def _rows_by_key(dialect: str, table_name: str, columns: tuple[str, ...]) -> Select[Any]:
     table = ROW_TABLES[table_name]
     key = list(table.primary_key)
-    wanted = _listing(dialect, len(key))
-    matches = _are_equal(key, wanted.parts)
+    wanted = listing(dialect, len(key))
+    matches = are_equal(key, wanted.parts)
     return select(*key, *(table.c[name] for name in columns)).select_from(wanted.table.join(table, matches))
 
 
@@ -127,9 +129,9 @@ def _rows_by_key(dialect: str, table_name: str, columns: tuple[str, ...]) -> Sel
 def _not_stored_as(dialect: str, table_name: str) -> Select[Any]:
     table = ROW_TABLES[table_name]
     key = list(table.primary_key)
-    read = _listing(dialect, len(key) + 2)
+    read = listing(dialect, len(key) + 2)
     *values, content_hash, read_from = read.parts
-    matches = _are_equal(key, values)
+    matches = are_equal(key, values)
     differs = or_(
         table.c.content_hash.is_distinct_from(content_hash),
         table.c.read_from.is_distinct_from(read_from),

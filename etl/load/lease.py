@@ -123,15 +123,16 @@ def renew(conn: Connection, owner: Owner) -> None:
     Raises:
         LeaseLostError: Another process took it.
     """
-    if conn.execute(_RENEW, {"holder": owner.token, "moment": _clock(conn)}).rowcount != 1:
+    on_postgres = conn.dialect.name == "postgresql"
+    now = {} if on_postgres else {"moment": _clock(conn)}
+    if conn.execute(_RENEW_THERE if on_postgres else _RENEW, {"holder": owner.token, **now}).rowcount != 1:
         raise LeaseLostError("another process took over writing to this database; this one stops, nothing is lost")
 
 
-_RENEW = (
-    update(sync_lease)
-    .where(sync_lease.c.name == _NAME, sync_lease.c.owner == bindparam("holder"))
-    .values(heartbeat_at=bindparam("moment"))
-)
+_OWN = update(sync_lease).where(sync_lease.c.name == _NAME, sync_lease.c.owner == bindparam("holder"))
+_RENEW = _OWN.values(heartbeat_at=bindparam("moment"))
+# Every transaction begins with it: the clock is not asked for by a statement of its own.
+_RENEW_THERE = _OWN.values(heartbeat_at=func.clock_timestamp())
 
 
 def release(conn: Connection, owner: Owner) -> None:

@@ -79,17 +79,18 @@ class RowMaker:
         self._objects += len(items)
         if self._alone or self._objects < AFTER_OBJECTS:
             return None
-        try:
-            work = marshal.dumps((kind.value, orjson.dumps(items), contents, project_id))
-        except orjson.JSONEncodeError:  # nested more deeply than it writes
-            return None
-        with self._lock:
+        with self._lock:  # what goes over is in memory once, not once for each thread
             if self._alone:
                 return None
             try:
+                body = orjson.dumps(items)
                 self._process = self._process or _started()
-                _write(cast(IO[bytes], self._process.stdin), work)
+                requests = cast(IO[bytes], self._process.stdin)
+                _write(requests, marshal.dumps((kind.value, contents, project_id)))
+                _write(requests, body)
                 answer = _read(cast(IO[bytes], self._process.stdout))
+            except orjson.JSONEncodeError:  # nested more deeply than it writes
+                return None
             except (OSError, EOFError) as error:
                 if not self._alone:  # nobody closed it
                     log.warning("no second process (%s): the run goes on with one", type(error).__name__)
@@ -103,7 +104,8 @@ def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers until there are no more requests; None to what fails, so that it fails where it was asked."""
     while True:
         try:
-            name, body, contents, project_id = marshal.loads(_read(requests))  # noqa: S302 - from this very program
+            name, contents, project_id = marshal.loads(_read(requests))  # noqa: S302 - from this very program
+            body = _read(requests)
         except EOFError:
             return
         answer = marshal.dumps(None)

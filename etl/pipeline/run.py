@@ -262,7 +262,9 @@ class _Run:
             put_off = self._may_wait(work)
             try:
                 for page in () if put_off else resized(self._pages(work)):
-                    if not deliver(_Delivery(work, self._batch(page, compared=work.read_before))):
+                    batch = self._batch(page, compared=work.read_before)
+                    page.items.clear()  # rows may wait for the writer, not what they were made of as well
+                    if not deliver(_Delivery(work, batch)):
                         return
                     if page.closes and self._may_wait(work):
                         put_off = True
