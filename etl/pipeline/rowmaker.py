@@ -10,6 +10,7 @@ import contextlib
 import logging
 import marshal
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -96,6 +97,9 @@ class RowMaker:
                     log.warning("no second process (%s): the run goes on with one", type(error).__name__)
                     self._alone = True
                 return None
+            except BaseException:  # half a question or half an answer would be taken for the next one's
+                self._alone = True
+                raise
         # Names of columns become those that are known here, which are found faster than equal ones.
         return marshal.loads(answer)  # noqa: S302 - from this very program
 
@@ -165,4 +169,6 @@ def _processors() -> int:
 
 
 if __name__ == "__main__":
+    # systemd ends all processes of a service at once, but the first one still stores what is at hand.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     serve(sys.stdin.buffer, sys.stdout.buffer)

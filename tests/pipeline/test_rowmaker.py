@@ -109,6 +109,14 @@ def test_what_is_nested_too_deeply_to_be_sent_is_made_here(maker: RowMaker) -> N
     assert made == pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
 
 
+def test_a_stop_of_all_processes_leaves_it_to_the_first_one(maker: RowMaker, started: list[Process]) -> None:
+    items = plain_items(Kind.SESSION)
+    maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    started[0].terminate()
+    maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert started[0].poll() is None
+
+
 def test_the_work_goes_on_when_the_other_process_is_killed(
     maker: RowMaker, started: list[Process], caplog: pytest.LogCaptureFixture
 ) -> None:
