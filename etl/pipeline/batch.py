@@ -65,7 +65,7 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
             page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents, light=True
         )  # fmt: skip
     elif known_in is not None and page.plain:
-        objects = maker.identified(page.kind, page.items, contents=contents)
+        objects = identified(page.kind, page.items, contents=contents)
         seen = stored_as_they_are(known_in, project_id, objects)
         others = [one for one in objects if one.key not in seen.get(one.table, ())]
         rows = rows_of_objects(

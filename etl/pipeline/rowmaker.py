@@ -1,7 +1,7 @@
 """Rows made in a second process, so that a long read uses two processors.
 
 Threads cannot share that work: one Python process runs one of them at a time, and this part is all Python's. Both
-processes call the same functions of `transform.pages`, so nothing but the time depends on which one did it.
+processes call the same function, so nothing but the time depends on which one did it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import IO, Any, cast
 
 import orjson
 
-from etl.transform.pages import Identified, Kind, identified, rows_of
+from etl.transform.pages import Kind, rows_of
 from etl.transform.rows import Row
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _LENGTH_BYTES = 8
 
 
 class RowMaker:
-    """`rows_of` and `identified` of objects that were read whole; from the `AFTER_OBJECTS`th on in another process.
+    """`rows_of` of objects that were read whole; from the `AFTER_OBJECTS`th on in another process.
 
     Threads may share it. Where there is only one processor, and where the other process does not answer for whatever
     reason, the work is done here. It ends with this process, however that ends: its input does.
@@ -52,15 +52,8 @@ class RowMaker:
         Raises:
             RowError: An object without a usable key.
         """
-        made: dict[str, list[Row]] | None = self._asked(kind, items, contents, project_id) if plain else None
+        made = self._asked(kind, items, project_id, contents) if plain else None
         return rows_of(kind, items, project_id=project_id, plain=plain, contents=contents) if made is None else made
-
-    def identified(self, kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool) -> list[Identified]:
-        """As `pages.identified`; the objects are plain."""
-        made = self._asked(kind, items, contents, None)
-        if made is None:
-            return identified(kind, items, contents=contents)
-        return [Identified._make((*one[:-1], one[-1] or item)) for one, item in zip(made, items, strict=True)]
 
     def close(self) -> None:
         """Ends the other process; threads that wait for it go on alone."""
@@ -74,11 +67,11 @@ class RowMaker:
                 self._process.kill()
 
     def _asked(
-        self, kind: Kind, items: Sequence[Mapping[str, Any]], contents: bool, project_id: str | None
-    ) -> Any | None:
+        self, kind: Kind, items: Sequence[Mapping[str, Any]], project_id: str, contents: bool
+    ) -> dict[str, list[Row]] | None:
         """What the other process answers; None if it does not."""
         self._objects += len(items)
-        if self._alone or self._objects < AFTER_OBJECTS:
+        if self._alone or not items or self._objects < AFTER_OBJECTS:
             return None
         with self._lock:  # what goes over is in memory once, not once for each thread
             if self._alone:
@@ -87,7 +80,7 @@ class RowMaker:
                 body = orjson.dumps(items)
                 self._process = self._process or _started()
                 requests = cast(IO[bytes], self._process.stdin)
-                _write(requests, marshal.dumps((kind.value, contents, project_id)))
+                _write(requests, marshal.dumps((kind.value, project_id, contents)))
                 _write(requests, body)
                 answer = _read(cast(IO[bytes], self._process.stdout))
             except orjson.JSONEncodeError:  # nested more deeply than it writes
@@ -101,29 +94,23 @@ class RowMaker:
                 self._alone = True
                 raise
         # Names of columns become those that are known here, which are found faster than equal ones.
-        return marshal.loads(answer)  # noqa: S302 - from this very program
+        rows: dict[str, list[Row]] | None = marshal.loads(answer)  # noqa: S302 - from this very program
+        return rows
 
 
 def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     """Answers until there are no more requests; None to what fails, so that it fails where it was asked."""
     while True:
         try:
-            name, contents, project_id = marshal.loads(_read(requests))  # noqa: S302 - from this very program
+            name, project_id, contents = marshal.loads(_read(requests))  # noqa: S302 - from this very program
             body = _read(requests)
         except EOFError:
             return
         answer = marshal.dumps(None)
         with contextlib.suppress(Exception):
-            answer = marshal.dumps(_made(Kind(name), orjson.loads(body), contents, project_id))
+            items = orjson.loads(body)
+            answer = marshal.dumps(rows_of(Kind(name), items, project_id=project_id, plain=True, contents=contents))
         _write(answers, answer)
-
-
-def _made(kind: Kind, items: Sequence[Mapping[str, Any]], contents: bool, project_id: str | None) -> Any:
-    """The rows; without a project what is `identified`, and of its objects those that are not the ones given."""
-    if project_id is not None:
-        return rows_of(kind, items, project_id=project_id, plain=True, contents=contents)
-    found = zip(identified(kind, items, contents=contents), items, strict=True)
-    return [(*one[:-1], None if one.item is item else one.item) for one, item in found]
 
 
 def _started() -> subprocess.Popen[bytes]:

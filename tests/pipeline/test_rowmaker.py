@@ -74,11 +74,8 @@ def test_both_processes_make_the_same_rows(kind: Kind, contents: bool, maker: Ro
     assert len(items) > 20
 
     made = maker.rows_of(kind, items, project_id="p", plain=True, contents=contents)
-    found = maker.identified(kind, items, contents=contents)
 
     assert made == pages.rows_of(kind, items, project_id="p", plain=True, contents=contents)
-    assert found == pages.identified(kind, items, contents=contents)
-    assert [type(one) for one in found] == [pages.Identified] * len(items)
     (process,) = started
     assert process.poll() is None
 
@@ -171,7 +168,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         "from etl.transform.pages import Kind\n"
         "rowmaker.AFTER_OBJECTS, rowmaker._processors = 0, lambda: 2\n"
         "maker = rowmaker.RowMaker()\n"
-        "maker.identified(Kind.SCORE_LEGACY, [{'id': 'a'}], contents=True)\n"
+        "maker.rows_of(Kind.SCORE_LEGACY, [{'id': 'a'}], project_id='p', plain=True, contents=True)\n"
         "print(maker._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
@@ -202,22 +199,23 @@ def test_a_sync_leaves_the_same_tables(
     with MockLangfuse(make_small(), api=api) as server:
         with_two = new_engine()
         if killed:
-            end_after_a_page(monkeypatch, started)
+            kill_at_work(monkeypatch, started)
         for now in (NOW, NOW + timedelta(hours=30)):
             report = sync(with_two, server, now=now)
             assert (report.status, report.error) == ("ok", None)
-        assert len(started) == 2
-        assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+        used = len(started)
+        assert used > 0
+        assert [process.returncode for process in started] == [-signal.SIGKILL] * used
         monkeypatch.setattr(rowmaker, "AFTER_OBJECTS", 10**9)
         with_one = new_engine()
         for now in (NOW, NOW + timedelta(hours=30)):
             sync(with_one, server, now=now)
-    assert len(started) == 2
+    assert len(started) == used
     assert same_tables(with_two) == same_tables(with_one)
 
 
-def end_after_a_page(monkeypatch: pytest.MonkeyPatch, started: list[Process]) -> None:
-    """Each second process is killed from outside while it reads its second work."""
+def kill_at_work(monkeypatch: pytest.MonkeyPatch, started: list[Process]) -> None:
+    """Each second process is killed from outside while it works on its first question."""
     write = rowmaker._write
     works: list[int] = []
 
