@@ -183,7 +183,7 @@ class Leader:
             count_rows(report)
 
         def run(one: Connected, scope: Scope) -> RunReport:
-            self._refuse_twin(name, one.info.id)
+            self._refuse_twin(config, name, one.info.id)
             patient = replace(scope, backs_off=True, history_for=max(_SHORTEST_RUN, scope.every))
             return run_project(
                 one, patient, self._engine, self._owner, trigger="service", stop=stop,
@@ -209,8 +209,10 @@ class Leader:
             return RunReport(name, status="failed", error=text, ended_by=error)
         return report
 
-    def _refuse_twin(self, name: str, project_id: str) -> None:
+    def _refuse_twin(self, config: Config, name: str, project_id: str) -> None:
         with self._idle:
+            if config is not self._config:
+                return  # a run that ends with its former settings tells nothing of whose the keys are now
             configured = {project.name for project in self._config.projects}
             twins = [other for other, its_id in self._project_ids.items() if its_id == project_id and other != name]
             twin = next((other for other in twins if other in configured), None)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from database_looks import count
 from instances import Instance, Setup, data, make_data
 from nursery import Nursery
 
-from etl.demo import MockLangfuse, Project
+from etl.demo import MockLangfuse, Project, Request
 from etl.load.engine import open_engine, reading
 from etl.load.status import Run, last_runs
 from etl.load.tables import ROW_TABLES, sync_lease
@@ -78,6 +81,22 @@ def patient(setup: Setup) -> Setup:
     setup.settings["http"]["timeout"] = "2m"
     setup.write()
     return setup
+
+
+@contextmanager
+def held(server: MockLangfuse, path: str) -> Iterator[threading.Event]:
+    """Requests of this path are answered after the block; gives what tells that one is waiting."""
+    waiting, answers = threading.Event(), threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.path.endswith(path):
+            waiting.set()
+            answers.wait(60)
+
+    server.before_answer = hold
+    yield waiting
+    server.before_answer = None
+    answers.set()
 
 
 @pytest.mark.long
@@ -220,11 +239,15 @@ def test_two_entries_that_swap_their_projects_go_on_after_a_hangup(
             one, other = setup.settings["projects"]
             one["base_url"], other["base_url"] = other["base_url"], one["base_url"]
             setup.write()
-            service.send(signal.SIGHUP)
-            service.wait_for_log("the configuration was read again")
-            service.wait_for_runs("one", 2, timeout_s=20)
-            service.wait_for_runs("other", 2, timeout_s=20)
-            service.wait_for(lambda: service.get("/readyz").status_code == 200, 20)
+            # Of both a run is under way that learns only afterwards whose its keys are, by its own settings.
+            with held(server, "/projects") as first, held(toys, "/projects") as second:
+                assert first.wait(30)
+                assert second.wait(30)
+                service.send(signal.SIGHUP)
+                service.wait_for_log("the configuration was read again")
+            service.wait_for_runs("one", 2)
+            service.wait_for_runs("other", 2)
+            service.wait_for(lambda: service.get("/readyz").status_code == 200)
             assert service.stop() == 0
 
 
