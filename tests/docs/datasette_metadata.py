@@ -64,7 +64,8 @@ def datasette_metadata(sqlite: Engine) -> str:
     for name in ("traces", "observations", "scores"):
         tables[name]["sort_desc"] = "start_time" if name == "observations" else "timestamp"
     tables["trace_summary"]["sort_desc"] = "timestamp"
-    tables[VERSION_TABLE] = {"hidden": True}
+    for name in (VERSION_TABLE, "vx_trace_totals"):
+        tables[name] = {"hidden": True}
     queries = {
         name: {
             "title": question.title.partition(". ")[2],

@@ -31,7 +31,7 @@ FIRST_VIEWS = {"trace_summary", "session_summary", "daily_usage", "sync_coverage
 VIEWS = FIRST_VIEWS | {
     "daily_cost", "latency_daily", "user_summary", "score_summary", "error_observations", "prompt_version_stats",
 }  # fmt: skip
-OF_VIEWS = "vx_"  # the indexes that are there for the views; like those, only migrations know them
+OF_VIEWS = "vx_"  # what is there for the views alone; like those, only migrations know it
 
 
 def migrated(engine: Engine, revision: str) -> None:
@@ -47,9 +47,14 @@ def migrated(engine: Engine, revision: str) -> None:
 
 
 def names(engine: Engine) -> tuple[set[str], set[str]]:
+    """Tables and views."""
     with reading(engine) as conn:
         inspector, schema = inspect(conn), schema_of(conn)
-        return set(inspector.get_table_names(schema=schema)), set(inspector.get_view_names(schema=schema))
+        return set(own_tables(conn)), set(inspector.get_view_names(schema=schema))
+
+
+def own_tables(conn: Connection) -> list[str]:
+    return [name for name in inspect(conn).get_table_names(schema=schema_of(conn)) if not name.startswith(OF_VIEWS)]
 
 
 def shape(conn: Connection) -> dict[str, Any]:
@@ -75,7 +80,7 @@ def shape(conn: Connection) -> dict[str, Any]:
             "foreign": inspector.get_foreign_keys(table, schema=schema),
             "checks": inspector.get_check_constraints(table, schema=schema),
         }
-        for table in inspector.get_table_names(schema=schema)
+        for table in own_tables(conn)
         if table != VERSION_TABLE
     }  # fmt: skip
 
@@ -335,6 +340,30 @@ def test_one_revision_back_and_forth_leaves_the_first_views_in_between(new_engin
     assert names(engine)[1] == FIRST_VIEWS
     with reading(engine) as conn:
         assert before == {name: view(conn, name) for name in FIRST_VIEWS}
+
+
+def test_nothing_of_a_revision_stays_behind_and_what_was_stored_before_it_is_in_its_views(tmp_path: Path) -> None:
+    """On SQLite, where views have a table and triggers of their own."""
+    engine = open_engine(f"sqlite:///{tmp_path / 'langfuse.db'}", "public")
+    migrated(engine, "0008")
+    fill(engine)
+    summed = ("trace_summary", "session_summary", "user_summary")
+    with reading(engine) as conn:
+        before = {name: view(conn, name) for name in summed}
+        made = objects_in(conn)
+    upgrade(engine)
+    with reading(engine) as conn:
+        assert {"vx_trace_totals", "vx_trace_totals_insert"} <= objects_in(conn)
+        assert before == {name: view(conn, name) for name in summed}
+    migrated(engine, "0008")
+    with reading(engine) as conn:
+        assert made == objects_in(conn)
+        assert before == {name: view(conn, name) for name in summed}
+    engine.dispose()
+
+
+def objects_in(sqlite: Connection) -> set[str]:
+    return set(sqlite.exec_driver_sql("SELECT name FROM sqlite_master").scalars())
 
 
 @pytest.mark.parametrize("schema", ["Mixed_Case", "select", "user", "_x9"])
