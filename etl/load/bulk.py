@@ -42,16 +42,14 @@ def update_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
     """Overwrites `columns` of rows that are stored.
 
     Args:
-        rows: Each the values of `columns`, then its key.
+        rows: Each the values of `columns`, then its key; what JSON can hold.
     """
     if not rows:
         return
     if conn.dialect.name == "sqlite":
         conn.exec_driver_sql(_update_sqlite(table.name, columns), list(rows))
     else:
-        # As text: JSON has no infinity, which a sum of costs may be.
-        texts = [[None if value is None else str(value) for value in row] for row in rows]
-        conn.execute(_update_postgres(table.name, columns), listed(texts))
+        conn.execute(_update_postgres(table.name, columns), listed(rows))
 
 
 @cache

@@ -83,7 +83,7 @@ def is_key_listed(dialect: str, key: Sequence[ColumnElement[str]]) -> ColumnElem
     return tuple_(*key).in_(select(*keys.parts).select_from(keys.table))
 
 
-def listed(values: Sequence[str] | Sequence[Sequence[str | None]]) -> Mapping[str, Any]:
+def listed(values: Sequence[str] | Sequence[tuple[Any, ...]]) -> Mapping[str, Any]:
     """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `Listing`."""
     return {_LISTED.key: dumps(values)}
 

@@ -8,9 +8,10 @@ choice (two observations with the same `updatedAt`), the later start decides, th
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from math import isfinite
+from math import copysign, isfinite
 from typing import Any, NamedTuple
 
 from etl.transform.fields import TRACE_V2
@@ -70,7 +71,15 @@ def metrics(spans: Iterable[Span]) -> Metrics:
             units = cost_usd * _COST_UNITS_PER_USD
             cost_units += round(units) if isfinite(units) else int(cost_usd) * _COST_UNITS_PER_USD
     latency_ms = round((max(ends) - min(starts)).total_seconds() * _EPOCH_MS) if starts else 0
-    return Metrics(latency_ms / _EPOCH_MS, cost_units / _COST_UNITS_PER_USD)
+    return Metrics(latency_ms / _EPOCH_MS, _usd(cost_units))
+
+
+def _usd(cost_units: int) -> float:
+    """The nearest double; the server's decimals end long before the largest one."""
+    try:
+        return cost_units / _COST_UNITS_PER_USD
+    except OverflowError:
+        return copysign(sys.float_info.max, cost_units)
 
 
 def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any]]) -> Row:
