@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from math import copysign, isfinite
+from math import isfinite
 from typing import Any, NamedTuple
 
 from etl.transform.fields import TRACE_V2
@@ -79,7 +79,7 @@ def _usd(cost_units: int) -> float:
     try:
         return cost_units / _COST_UNITS_PER_USD
     except OverflowError:
-        return copysign(sys.float_info.max, cost_units)
+        return sys.float_info.max if cost_units > 0 else -sys.float_info.max
 
 
 def whole_trace(project_id: str, trace_id: str, parts: Sequence[Mapping[str, Any]]) -> Row:
