@@ -17,24 +17,36 @@ from etl.load.tables import ROW_TABLES
 _PAGE = "langfuse_etl_page"
 
 
+def insert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Inserts rows of which none is stored. On Postgres in half of the time of `upsert_values`.
+
+    Args:
+        columns: What the rows hold, in their order; the others stay null.
+    """
+    name = _qualified(schema_of(conn), table.name)
+    if conn.dialect.name == "sqlite":
+        places = ", ".join("?" * len(columns))
+        conn.exec_driver_sql(f"INSERT INTO {name} ({_quoted(columns)}) VALUES ({places})", list(rows))  # noqa: S608 - our names
+        return
+    with _cursor(conn) as cursor:
+        _copy(cursor, name, columns, rows)
+
+
 def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
     """Inserts rows, or overwrites all but `first_seen_at` of those under the same keys; a deletion mark goes.
 
     Args:
         columns: What the rows hold, in their order; other columns stay as they are.
     """
-    insert = _insert(conn.dialect.name, schema_of(conn), table.name, columns)
+    upsert = _upsert(conn.dialect.name, schema_of(conn), table.name, columns)
     if conn.dialect.name == "sqlite":
-        conn.exec_driver_sql(insert, list(rows))
+        conn.exec_driver_sql(upsert, list(rows))
         return
-    driver: Any = conn.connection.driver_connection  # psycopg alone knows COPY
-    with driver.cursor() as cursor:
+    with _cursor(conn) as cursor:
         # A pooler may hand the next transaction another connection, so the table does not outlive this one.
         cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {_qualified(schema_of(conn), table.name)})")
-        with cursor.copy(f"COPY {_PAGE} ({_quoted(columns)}) FROM STDIN") as copy:
-            for row in rows:
-                copy.write_row(row)
-        cursor.execute(insert)
+        _copy(cursor, _PAGE, columns, rows)
+        cursor.execute(upsert)
         cursor.execute(f"DROP TABLE {_PAGE}")
 
 
@@ -50,6 +62,18 @@ def update_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
         conn.exec_driver_sql(_update_sqlite(table.name, columns), list(rows))
     else:
         conn.execute(_update_postgres(table.name, columns), listed(rows))
+
+
+def _cursor(conn: Connection) -> Any:
+    """The driver's own: psycopg alone knows COPY."""
+    driver: Any = conn.connection.driver_connection
+    return driver.cursor()
+
+
+def _copy(cursor: Any, name: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
+    with cursor.copy(f"COPY {name} ({_quoted(columns)}) FROM STDIN") as copy:
+        for row in rows:
+            copy.write_row(row)
 
 
 @cache
@@ -70,7 +94,7 @@ def _update_postgres(table_name: str, columns: tuple[str, ...]) -> Update:
 
 
 @cache
-def _insert(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
+def _upsert(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
     """With a place for each value on SQLite, from the table of the page on Postgres."""
     key = [column.name for column in ROW_TABLES[table_name].primary_key]
     kept = {*key, "first_seen_at"}

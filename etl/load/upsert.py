@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from etl.load.bulk import upsert_values
+from etl.load.bulk import insert_values, upsert_values
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import CONTENTS, ROW_TABLES
 from etl.load.types import JsonText, instant_text
@@ -81,7 +81,8 @@ def upsert(
         del replacing[key]
     updates = [_with_rest(table, row, stored[key]) for key, row in replacing.items()]
     revived = [key for key in newest if key in stored and stored[key].deleted and key not in replacing]
-    _write(conn, table, inserts + updates, now)
+    _write(conn, table, inserts, now, insert_values)
+    _write(conn, table, updates, now, upsert_values)
     _unmark(conn, table, revived, now)
     return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
 
@@ -207,16 +208,12 @@ def _with_rest(table: Table, row: Row, stored: _Stored) -> Row:
     return row | {"exact": merged_exact(row["exact"], stored.exact, columns)}
 
 
-def _write(conn: Connection, table: Table, rows: list[Row], now: datetime) -> None:
+def _write(conn: Connection, table: Table, rows: list[Row], now: datetime, write: Callable[..., None]) -> None:
     if not rows:
         return
     names, moment = tuple(rows[0]), instant_text(now)
-    upsert_values(
-        conn,
-        table,
-        (*names, "first_seen_at", "changed_at"),
-        [(*values, moment, moment) for values in map(itemgetter(*names), rows)],
-    )
+    values = [(*row, moment, moment) for row in map(itemgetter(*names), rows)]
+    write(conn, table, (*names, "first_seen_at", "changed_at"), values)
 
 
 def _unmark(conn: Connection, table: Table, keys: list[Key], now: datetime) -> None:
