@@ -8,6 +8,7 @@
     ├── LeaseHeldError            exit 1: another process writes to this database
     ├── LeaseLostError            exit 1: this process may not write any more; nothing of the page was kept
     ├── ExportError               exit 1: what was asked for is not there, or the folder cannot be written
+    │   └── UnknownSessionError   the session is not stored; Langfuse may have it
     ├── ClockError                exit 1: the clock contradicts what is stored
     ├── ApiError                  exit 1: Langfuse did not give what was asked for
     │   ├── AuthError             exit 4: the key is wrong or may not read
@@ -72,6 +73,10 @@ class LeaseLostError(EtlError):
 
 class ExportError(EtlError):
     """A selection that does not exist, or a folder that cannot be written."""
+
+
+class UnknownSessionError(ExportError):
+    """A session that is named is not stored."""
 
 
 class ClockError(EtlError):

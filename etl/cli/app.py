@@ -28,7 +28,7 @@ from etl.cli.context import (
 )
 from etl.cli.demo import demo
 from etl.cli.export import export_command
-from etl.cli.output import people, print_json, say, say_error, sync_progress
+from etl.cli.output import failure, people, print_json, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
 from etl.cli.report import report
 from etl.errors import EtlError, ShutdownRequested
@@ -70,10 +70,11 @@ def main() -> None:
             _leave(code)
         sys.exit(code)
     except (typer.Abort, KeyboardInterrupt):
-        say_error("interrupted")
-        _leave(130)
+        _say_failure("interrupted", ShutdownRequested.exit_code)
+        _leave(ShutdownRequested.exit_code)
     except EtlError as error:
-        _fail(str(error), error.exit_code)
+        _say_failure(str(error), error.exit_code)
+        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
@@ -85,7 +86,8 @@ def main() -> None:
         logging.getLogger(__name__).debug("unexpected failure", exc_info=True)
         # Where it happened, without the message: that may hold data.
         people.print(redact("".join(traceback.format_tb(error.__traceback__))), style="dim")
-        _fail(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
+        _say_failure(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
+        sys.exit(1)
     finally:
         close_engines()
 
@@ -96,7 +98,7 @@ def _explain_usage(error: Exception, message: str) -> None:
         sys.stderr.write(f"{message}\n")
         return
     command = getattr(getattr(error, "ctx", None), "command_path", None) or "langfuse-etl"
-    say_error(f"{message} (see `{command} --help`)")
+    _say_failure(f"{message} (see `{command} --help`)", 2)
 
 
 def _require_text(arguments: list[str]) -> None:
@@ -116,11 +118,10 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _fail(message: str, exit_code: int) -> None:
+def _say_failure(message: str, exit_code: int) -> None:
     if "--json" in sys.argv:
-        print_json({"status": "failed", "error": redact(message)})
+        print_json(failure(message, "interrupted" if exit_code == ShutdownRequested.exit_code else "failed"))
     say_error(message)
-    sys.exit(exit_code)
 
 
 @app.callback()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
 from etl.cli.context import engine_of, json_option, settings, stop_on_signals, writable
-from etl.cli.output import print_json, print_table, progress_bar, say
+from etl.cli.output import failure, print_json, print_table, progress_bar, say
 from etl.cli.ranges import time_option
 from etl.config import Config
-from etl.errors import ExportError
+from etl.errors import ExportError, UnknownSessionError
 from etl.export import ExportedSession, Options, Selection, export_sessions, verify_directory, write_stream
 from etl.load.migrate import require_current
 from etl.service.refresh import refresh_sessions
@@ -91,15 +93,26 @@ def export_command(
     engine = engine_of(config)
     require_current(engine)
     if stdout:
-        write_stream(engine, selection, options, sys.stdout.buffer)
+        with _hint_at_langfuse(refresh):
+            write_stream(engine, selection, options, sys.stdout.buffer)
         return
     started = time.monotonic()
-    with progress_bar(not as_json, "traces") as move:
+    with _hint_at_langfuse(refresh), progress_bar(not as_json, "traces") as move:
         exported = export_sessions(engine, selection, options, lambda done, total: move(done, total, "export"))
     if as_json:
         print_json({"sessions": [_document(one) for one in exported]})
     else:
         _print(exported, time.monotonic() - started)
+
+
+@contextmanager
+def _hint_at_langfuse(asked: bool) -> Iterator[None]:
+    """Adds to the error about a session that is not stored whether Langfuse has it, or how to ask."""
+    try:
+        yield
+    except UnknownSessionError as error:
+        hint = "Langfuse has none of that name either" if asked else "`--refresh` asks Langfuse for it"
+        raise UnknownSessionError(f"{error}; {hint}") from None
 
 
 def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> None:
@@ -112,7 +125,8 @@ def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> 
 def _verify(directory: Path, as_json: bool) -> None:
     problems = verify_directory(directory)
     if as_json:
-        print_json({"directory": str(directory), "ok": not problems, "problems": problems})
+        failed = failure("\n".join(problems)) if problems else {}
+        print_json(failed | {"directory": str(directory), "ok": not problems, "problems": problems})
         if problems:
             raise typer.Exit(ExportError.exit_code)
     elif problems:

@@ -26,6 +26,15 @@ def print_json(document: Any) -> None:
     sys.stdout.buffer.flush()
 
 
+def failure(error: str, status: str = "failed") -> dict[str, str]:
+    """What the document of every command begins with that came to nothing: `{status, error}`, a line for each problem.
+
+    Args:
+        status: `failed` or `interrupted`.
+    """
+    return {"status": status, "error": redact(error)}
+
+
 def say(text: str) -> None:
     """One line for people, on stderr."""
     people.print(redact(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
@@ -12,7 +11,7 @@ import typer
 
 from etl.cli import views
 from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, unchanged_engine, writable
-from etl.cli.output import print_json, print_table, say, say_error, sync_progress
+from etl.cli.output import failure, print_json, print_table, say, say_error, sync_progress
 from etl.load.migrate import require_current
 from etl.pipeline.backfill import Estimate
 from etl.pipeline.report import RunReport
@@ -88,9 +87,9 @@ def verify(
             found, reports = verify_projects(
                 config, engine, None, projects=chosen, start=start, end=end, full=full, stop=stop
             )
-    errors = _errors_in(reports)
+    errors = views.errors_in(reports)
     if as_json:
-        print_json(_with_errors(asdict(found), errors))
+        _print_document(asdict(found), errors)
     else:
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
@@ -119,16 +118,12 @@ def time_option(option: str, text: str) -> datetime:
         raise typer.BadParameter(f"{option}: {error}") from None
 
 
-def _errors_in(reports: Iterable[RunReport]) -> list[str]:
-    return [f"{report.project}: {report.error}" for report in reports if report.error]
-
-
-def _with_errors(document: dict[str, Any], errors: list[str]) -> dict[str, Any]:
-    return document | ({"errors": errors} if errors else {})
+def _print_document(document: dict[str, Any], errors: list[str]) -> None:
+    print_json((failure("\n".join(errors)) if errors else {}) | document)
 
 
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
-    errors = _errors_in(reports)
+    errors = views.errors_in(reports)
     if as_json:
         documents = [one.as_json() for one in estimates.values()]
         total = {
@@ -136,7 +131,7 @@ def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_jso
             for name in Estimate._fields
         }
         projects = {"projects": {name: one.as_json() for name, one in estimates.items()}}
-        print_json(_with_errors(total | projects, errors))
+        _print_document(total | projects, errors)
     else:
         print_table(
             "langfuse-etl backfill --plan",

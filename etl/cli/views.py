@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from etl.cli.output import print_json, print_table, say, say_error
+from etl.cli.output import failure, print_json, print_table, say, say_error
 from etl.pipeline.report import RunReport, StreamReport
 from etl.service.check import Check
 
@@ -13,9 +13,10 @@ _COUNTS = ("rows_read", "rows_written", "windows", "failed_windows")
 
 
 def checks_document(checks: Sequence[Check]) -> dict[str, Any]:
-    """`{ok, checks: [{name, ok, message, fix}]}`."""
-    return {
-        "ok": all(one.ok for one in checks),
+    """`{ok, checks: [{name, ok, message, fix}]}`; see `output.failure` for what it begins with if they are not ok."""
+    failed = "\n".join(f"{one.name}: {one.message}" for one in checks if not one.ok)
+    return (failure(failed) if failed else {}) | {
+        "ok": not failed,
         "checks": [{"name": one.name, "ok": one.ok, "message": one.message, "fix": one.fix} for one in checks],
     }
 
@@ -33,10 +34,18 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 
 def sync_document(reports: Sequence[RunReport]) -> dict[str, Any]:
-    """The counts of all projects together, and `projects` with those of each."""
-    return _document(reports) | {
-        "projects": [{"name": report.project, **_document([report]), "error": report.error} for report in reports]
-    }
+    """The counts of all projects together, and `projects` with those of each; `error` says why the status is not ok."""
+    document, errors = _document(reports), errors_in(reports)
+    return (
+        (failure("\n".join(errors), document["status"]) if errors else {})
+        | document
+        | {"projects": [{"name": report.project, **_document([report]), "error": report.error} for report in reports]}
+    )
+
+
+def errors_in(reports: Sequence[RunReport]) -> list[str]:
+    """A line for each run that came to nothing."""
+    return [f"{report.project}: {report.error}" for report in reports if report.error]
 
 
 def show_sync(command: str, reports: Sequence[RunReport], as_json: bool) -> None:

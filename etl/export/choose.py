@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection
 
-from etl.errors import ExportError
+from etl.errors import ExportError, UnknownSessionError
 from etl.export.selection import Selection
 from etl.load.queries import (
     StoredSession,
@@ -64,7 +64,7 @@ def _named_sessions(conn: Connection, names: list[str], project_ids: list[str]) 
     for name in names:
         if name not in found:
             near = _near(name, latest_session_ids(conn, project_ids, _COMPARED))
-            raise ExportError(f"no session {name!r} is stored{near}; `--refresh` asks Langfuse for it")
+            raise UnknownSessionError(f"no session {name!r} is stored{near}")
         if len(found[name]) > 1:
             owners = _listed(one.project_id for one in found[name])
             raise ExportError(f"session {name!r} is in the projects {owners}; choose one with --project")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, func, select, type_coerce
 
 from etl.intervals import Window, subtract
-from etl.load import ledger
+from etl.load import lease, ledger
 from etl.load.tables import ROW_TABLES, sync_runs
 from etl.load.types import Instant, instant_text
 from etl.load.views import sync_coverage
@@ -95,13 +95,19 @@ def stream_statuses(conn: Connection, project_id: str) -> list[StreamStatus]:
 
 
 def last_run(conn: Connection, project_id: str) -> dict[str, Any] | None:
-    """The newest run of a project, or None."""
-    columns = [c for c in sync_runs.c if c.name not in ("owner", "project_id")]
+    """The newest run of a project, or None. One whose process died is `interrupted`; the next writer will note it."""
+    columns = [c for c in sync_runs.c if c.name != "project_id"]
     query = select(*columns).where(sync_runs.c.project_id == project_id).order_by(sync_runs.c.id.desc()).limit(1)
     row = conn.execute(query).mappings().first()
     if row is None:
         return None
-    return {name: instant_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
+    run = {name: instant_text(value) if isinstance(value, datetime) else value for name, value in row.items()}
+    owner = run.pop("owner")
+    if run["status"] == "running":
+        holder = lease.living_holder(conn)
+        if holder is None or holder.token != owner:
+            run["status"] = "interrupted"
+    return run
 
 
 def _ranges(conn: Connection, project_id: str) -> list[Range]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from etl.config import Config, Project
-from etl.errors import EtlError
+from etl.errors import AuthError, EtlError
 from etl.extract.probe import choose_api, local_now, project_info, require_api, server_version
 from etl.load.engine import open_engine
 from etl.load.migrate import current_revision, head_revision
@@ -60,9 +60,15 @@ def _project(config: Config, project: Project) -> Iterator[Check]:
     step = "server"
     try:
         version = server_version(client)
-        yield Check(name("server"), True, f"{client.base_url}, version {version or 'unknown'}")
-        step = "keys"
-        info = project_info(client)
+        server = Check(name("server"), True, f"{client.base_url}, version {version or 'unknown'}")
+        try:
+            info = project_info(client)
+        except AuthError:
+            yield server
+            step = "keys"
+            raise
+        # Only a right key tells that this is the API: an unknown path may be answered without any version.
+        yield server
         yield Check(name("keys"), True, f"project {info.name or info.id} ({info.id})")
         step = "api"
         api = choose_api(client, project.api, None, local_now(client))
@@ -74,7 +80,8 @@ def _project(config: Config, project: Project) -> Iterator[Check]:
             "keys": "make a key pair in Langfuse under project Settings > API Keys, and set both keys",
             "api": "set `api` of the project, or see that the server's API answers",
         }[step]
-        yield Check(name(step), False, str(error), fix, error.exit_code)
+        problem, _, advice = str(error).partition("; ")
+        yield Check(name(step), False, problem, advice or fix, error.exit_code)
         return
     finally:
         client.close()

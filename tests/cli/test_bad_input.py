@@ -54,7 +54,31 @@ def test_a_wrong_key_names_its_variables_and_where_to_make_one(cli: Cli, server:
     assert result.code == 4
     (failed,) = [one for one in result.document["checks"] if not one["ok"]]
     assert failed["name"] == "default: keys"
+    assert "does not know the key pair" in failed["message"]
+    assert "Settings > API Keys" in failed["fix"]
+    assert "API Keys" not in failed["message"]
     assert "wrong-1234" not in result.out
+
+
+TIME = "2026-11-20T00:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("check", 4), ("sync", 4), ("verify", 4), (f"backfill --from {TIME}", 4), (f"backfill --from {TIME} --plan", 4),
+        ("sync --project other", 3), ("sync --stream other", 2), ("verify --from yesterday", 2), ("export", 2),
+        ("export none", 1), ("export none --refresh", 4), ("export --verify none", 1), ("report --project other", 3),
+    ],
+)  # fmt: skip
+def test_with_json_every_failure_begins_alike(synced: Cli, server: MockLangfuse, words: str, code: int) -> None:
+    synced.environ |= keys(server.base_url, secret="sk-lf-wrong-1234")
+    result = synced(*words.split(), "--json")
+
+    assert result.code == code, result.err
+    assert list(result.document)[:2] == ["status", "error"]
+    assert result.document["status"] == "failed"
+    assert result.document["error"].strip()
 
 
 def closed_port() -> int:
@@ -87,6 +111,17 @@ def test_an_address_that_is_not_langfuse_is_said(cli: Cli, server: MockLangfuse)
 def test_a_path_that_is_not_langfuse_is_said(cli: Cli, server: MockLangfuse) -> None:
     cli.environ["LANGFUSE_BASE_URL"] = f"{server.base_url}/somewhere/else"
     assert_one_line(cli("sync"), 1, "LANGFUSE_BASE_URL")
+    result = cli("check", "--json")
+    assert result.code == 1
+    assert [one["name"] for one in result.document["checks"] if not one["ok"]] == ["default: server"]
+    assert not any(one["name"].startswith("default") for one in result.document["checks"] if one["ok"])
+
+
+def test_a_refreshed_session_that_nobody_has_is_said_without_advice_to_refresh(cli: Cli) -> None:
+    result = cli("export", "nosuch", "--refresh")
+    assert (result.code, result.out) == (1, "")
+    *_, error = result.err.splitlines()
+    assert error == "error: no session 'nosuch' is stored; Langfuse has none of that name either"
 
 
 def test_a_refresh_that_fails_in_the_middle_writes_nothing(bare_cli: Cli) -> None:
@@ -111,7 +146,8 @@ def test_a_refresh_that_fails_in_the_middle_writes_nothing(bare_cli: Cli) -> Non
 )  # fmt: skip
 def test_an_argument_that_is_no_utf_8_is_a_usage_error(cli: Cli, words: list[str]) -> None:
     result = cli(*words)
-    assert (result.code, result.out) == (2, "")
+    assert result.code == 2
+    assert result.out == "" if "--json" not in words else "is not text in UTF-8" in result.document["error"]
     assert "is not text in UTF-8" in result.err
     assert result.err.count("\n") == 1
     assert not cli.database.exists()
@@ -138,7 +174,8 @@ def test_an_argument_that_is_no_utf_8_is_a_usage_error(cli: Cli, words: list[str
 def test_odd_arguments_of_export_are_usage_errors(cli: Cli, words: list[str], said: str) -> None:
     (cli.folder / "odd.txt").write_bytes(b"s1\n\xff\n")
     (cli.folder / "nul.txt").write_bytes(b"s1\n\x00\n")
-    assert_one_line(cli(*words), 2, said)
+    assert_failure = assert_one_document if "--json" in words else assert_one_line
+    assert_failure(cli(*words), 2, said)
     assert not cli.database.exists()
 
 

@@ -59,6 +59,14 @@ def test_h_is_short_for_help(bare_cli: Cli, words: tuple[str, ...]) -> None:
     assert (result.code, result.out) == (0, bare_cli(*words, "--help").out)
 
 
+@pytest.mark.parametrize("words", [("demo",), ("demo", "serve")], ids=" ".join)
+def test_the_page_about_the_demo_has_every_option(bare_cli: Cli, words: tuple[str, ...]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "demo.md").read_text("utf-8")
+    options = set(re.findall(r"--[a-z-]+", bare_cli(*words, "--help").out)) - {"--help"}
+    assert len(options) >= 2
+    assert {option for option in options if f"| `{option}` |" not in page} == set()
+
+
 @pytest.mark.parametrize("words", [(), ("db",)], ids=["nothing", "a group"])
 def test_a_group_alone_shows_its_help_and_not_as_an_error(bare_cli: Cli, words: tuple[str, ...]) -> None:
     result = bare_cli(*words)
@@ -266,8 +274,7 @@ def test_a_plan_that_could_not_be_made_does_not_say_that_it_costs_nothing(cli: C
     result = cli("backfill", "--from", "2020-01-01T00:00:00Z", "--plan", "--json")
     assert result.code == 4
     assert [result.document[name] for name in ("windows", "rows", "requests", "seconds")] == [None] * 4
-    (error,) = result.document["errors"]
-    assert "LANGFUSE_SECRET_KEY" in error
+    assert "LANGFUSE_SECRET_KEY" in result.document["error"]
 
 
 def test_a_verify_of_nothing_says_so(cli: Cli) -> None:

@@ -547,9 +547,9 @@ def test_a_project_is_chosen_by_id_or_name(engine: Engine, tmp_path: Path, proje
         (Selection(), "nothing is selected"),
         (
             Selection(sessions=("S11",)),
-            "no session 'S11' is stored (did you mean 's1'?); `--refresh` asks",
+            "no session 'S11' is stored (did you mean 's1'?)",
         ),
-        (Selection(sessions=("zzzzzz",)), "no session 'zzzzzz' is stored; `--refresh`"),
+        (Selection(sessions=("zzzzzz",)), "no session 'zzzzzz' is stored"),
         (
             Selection(sessions=("s1",)),
             "session 's1' is in the projects 'other' and 'proj-shop'; choose one with --project",

@@ -14,7 +14,7 @@ from recorded_rows import STREAMS, to_row
 from sqlalchemy import Connection, Engine, select, update
 
 from etl.intervals import Window, merge
-from etl.load import ledger
+from etl.load import lease, ledger
 from etl.load.engine import reading, writing
 from etl.load.ledger import ProjectRecord, StreamState, WindowRecord
 from etl.load.status import last_run, progress, stream_statuses
@@ -77,8 +77,26 @@ def test_a_run_counts_up_and_ends_with_a_status(engine: Engine) -> None:
             "finished_at": instant_text(instant(60)), "status": "failed", "rows_read": 15, "rows_written": 4,
             "requests": 3, "error": "one line",
         } == last_run(conn, "p")  # fmt: skip
-        assert (last_run(conn, "q") or {})["status"] == "running"
         assert last_run(conn, "unknown") is None
+
+
+def test_a_run_goes_on_as_long_as_its_process_holds_the_lease(engine: Engine) -> None:
+    me, other = lease.this_process(), lease.this_process()
+    with writing(engine) as conn:
+        lease.acquire(conn, me)
+        ledger.start_run(conn, project_id="p", trigger="sync", owner=me.token, now=instant(0))
+
+    def status() -> str:
+        with reading(engine) as conn:
+            return str((last_run(conn, "p") or {})["status"])
+
+    assert status() == "running"
+    with writing(engine) as conn:
+        lease.release(conn, me)
+    assert status() == "interrupted"
+    with writing(engine) as conn:
+        lease.acquire(conn, other)
+    assert status() == "interrupted"
 
 
 def test_only_running_runs_of_other_processes_become_interrupted(engine: Engine) -> None:
