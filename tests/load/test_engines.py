@@ -108,7 +108,7 @@ def test_a_full_disk_loses_the_page_at_hand_and_nothing_else(tmp_path: Path) -> 
         upgrade(engine)
         write(engine, "traces", rows(1), instant(0))
         engine.dispose()
-        event.listen(engine, "connect", lambda conn, _: conn.execute("PRAGMA max_page_count = 60"))
+        event.listen(engine, "connect", lambda conn, _: conn.execute("PRAGMA max_page_count = 80"))
         with pytest.raises(DatabaseError) as refused:
             write(engine, "traces", rows(2, 50_000), instant(0))
         line = str(refused.value)
