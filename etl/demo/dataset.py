@@ -49,7 +49,8 @@ class Dataset:
         full = shapes.complete_trace(row)
         with self.lock:
             entry = _entry(full, "timestamp", (full["timestamp"][:10],))
-            self._drop_derived(self.trace_table.get(entry.key), f"t-{entry.id}")
+            before = self.trace_table.get(entry.key)
+            self._drop_derived(before, f"t-{entry.id}")
             self.trace_table.put(entry, full["sessionId"])
             if pseudo_span:
                 self._put_derived(f"t-{full['id']}", entry)
@@ -57,7 +58,8 @@ class Dataset:
                 self.put_session(
                     {
                         "id": full["sessionId"],
-                        "createdAt": full["createdAt"],
+                        # When the server first saw it, however old the trace is that was given to it.
+                        "createdAt": full["createdAt"] if before is None else full["updatedAt"],
                         "projectId": full["projectId"],
                         "environment": full["environment"],
                     }

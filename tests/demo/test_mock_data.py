@@ -59,6 +59,14 @@ def test_a_trace_needs_only_an_id_and_a_timestamp() -> None:
     assert [row["id"] for row in dataset.sessions()] == ["s1"]
 
 
+def test_a_session_begins_when_the_server_first_hears_of_it() -> None:
+    dataset, start, later = Dataset(), "2026-11-10T10:00:00.000Z", "2026-11-19T10:00:00.000Z"
+    dataset.put_trace({"id": "t1", "timestamp": start, "createdAt": start})
+    dataset.put_trace({"id": "t1", "timestamp": start, "createdAt": start, "updatedAt": later, "sessionId": "s1"})
+    dataset.put_trace({"id": "t2", "timestamp": start, "createdAt": start, "sessionId": "s2"})
+    assert {row["id"]: row["createdAt"] for row in dataset.sessions()} == {"s1": later, "s2": start}
+
+
 def test_an_id_on_two_days_makes_two_rows_and_a_deletion_takes_both() -> None:
     dataset = Dataset()
     for day in ("10", "11", "11"):
