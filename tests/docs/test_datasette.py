@@ -68,7 +68,6 @@ def page(browser: Browser, address: str) -> Iterator[Page]:
     context.close()
 
 
-@pytest.mark.long
 def test_a_way_through_its_pages(page: Page) -> None:
     expect(page.locator("h1")).to_have_text("Langfuse, copied")
     page.get_by_role("link", name="langfuse", exact=True).first.click()

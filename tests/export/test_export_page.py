@@ -81,7 +81,6 @@ def run(command: str, folder: Path, environ: dict[str, str]) -> str:
     return done.stdout
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("block", CONSOLES, ids=lambda block: typed(block)[0])
 def test_every_command_works_and_does_what_the_page_says(block: str, folder: Path, environ: dict[str, str]) -> None:
     shown = {word for line in block.splitlines() if not line.startswith("$ ") for word in line.split()} - {"…"}

@@ -205,7 +205,6 @@ def assert_no_window_counted_twice(engine: Engine) -> None:
         assert sum(row["read"] for row in first) == len(rows(engine, stream))
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("chosen", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
     nursery: Nursery, tmp_path: Path, chosen: signal.Signals, undisturbed: Tables
