@@ -13,7 +13,8 @@ from typing import Any
 
 _NURSERY = """
 import json, os, sys
-import etl.cli.app, etl.service.daemon, psycopg  # what commands load when they need it, each fork anew
+# What commands load when they need it, each fork anew.
+import etl.cli.app, etl.cli.context, etl.export, etl.service.daemon, etl.service.refresh, etl.service.verify, psycopg
 from etl.cli import main
 for line in sys.stdin:
     asked = json.loads(line)

@@ -1,4 +1,8 @@
-"""The commands of `langfuse-etl`."""
+"""The commands of `langfuse-etl`.
+
+A command imports what it needs when it is called: a help text, or a status that is asked for every minute, does not
+wait for libraries of others.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +18,15 @@ import typer
 
 from etl import __version__
 from etl.cli import views
-from etl.cli.context import (
-    choose_settings_file,
-    close_engines,
-    engine_of,
-    exit_with,
-    json_option,
-    say_copy,
-    settings,
-    stop_on_signals,
-    upgraded_engine,
-    writable,
-)
 from etl.cli.demo import demo
 from etl.cli.export import export_command
+from etl.cli.invocation import choose_settings_file, json_option, opened
 from etl.cli.output import failure, people, print_json, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
 from etl.cli.report import report
 from etl.errors import EtlError, ShutdownRequested
-from etl.load.migrate import current_revision, head_revision, require_current
-from etl.load.search import switch_search_off, switch_search_on
 from etl.logs import configure_logging, redact
 from etl.runtime import prepare_for_bulk
-from etl.service.check import run_checks
-from etl.service.status import status_report
-from etl.service.sync import choose_projects, sync_projects
-from etl.settings import STREAMS
 
 app = typer.Typer(
     name="langfuse-etl",
@@ -89,7 +76,7 @@ def main() -> None:
         _say_failure(f"unexpected {type(error).__name__}; this is a bug, please report it with the lines above", 1)
         sys.exit(1)
     finally:
-        close_engines()
+        opened.close()
 
 
 def _explain_usage(error: Exception, message: str) -> None:
@@ -159,6 +146,9 @@ def check(as_json: json_option = False) -> None:
 
     Example: langfuse-etl check
     """
+    from etl.cli.context import settings
+    from etl.service.check import run_checks
+
     checks = run_checks(settings)
     if as_json:
         print_json(views.checks_document(checks))
@@ -175,7 +165,7 @@ def sync_command(
         list[str] | None, typer.Option(help="Only this project of the configuration; repeatable.")
     ] = None,
     stream: Annotated[
-        list[str] | None, typer.Option(help=f"Only this stream ({', '.join(STREAMS)}); repeatable.")
+        list[str] | None, typer.Option(help="Only this stream (traces, observations, scores, sessions); repeatable.")
     ] = None,
     as_json: json_option = False,
 ) -> None:
@@ -183,6 +173,10 @@ def sync_command(
 
     Example: langfuse-etl sync --project default --stream traces
     """
+    from etl.cli.context import exit_with, settings, stop_on_signals, writable
+    from etl.service.sync import choose_projects, sync_projects
+    from etl.settings import STREAMS
+
     unknown = sorted(set(stream or ()) - set(STREAMS))
     if unknown:
         raise typer.BadParameter(f"unknown stream {', '.join(unknown)}; allowed: {', '.join(STREAMS)}")
@@ -207,11 +201,12 @@ def run_command() -> None:
 
     Example: langfuse-etl run
     """
-    config = settings()
-    from etl.service.daemon import Daemon  # its libraries weigh 10 MB, in every other command for nothing
+    from etl.cli.context import engine_of, say_copy, settings
+    from etl.service.daemon import Daemon
 
+    config = settings()
     Daemon(config, engine_of(config), reload=settings, on_copy=say_copy).run()
-    close_engines()
+    opened.close()
     _leave(0)
 
 
@@ -221,6 +216,9 @@ def status(as_json: json_option = False) -> None:
 
     Example: langfuse-etl status --json
     """
+    from etl.cli.context import settings
+    from etl.service.status import status_report
+
     document = status_report(settings(require_projects=False))
     if as_json:
         print_json(document)
@@ -234,6 +232,9 @@ def db_upgrade() -> None:
 
     Example: langfuse-etl db upgrade
     """
+    from etl.cli.context import settings, upgraded_engine
+    from etl.load.migrate import head_revision
+
     upgraded_engine(settings(require_projects=False))
     say(f"the database has revision {head_revision()}")
 
@@ -244,6 +245,9 @@ def db_current(as_json: json_option = False) -> None:
 
     Example: langfuse-etl db current
     """
+    from etl.cli.context import engine_of, settings
+    from etl.load.migrate import current_revision, head_revision
+
     revision = current_revision(engine_of(settings(require_projects=False)))
     if as_json:
         print_json({"revision": revision, "head": head_revision()})
@@ -259,6 +263,10 @@ def db_search(
 
     Example: langfuse-etl db search on
     """
+    from etl.cli.context import engine_of, settings
+    from etl.load.migrate import require_current
+    from etl.load.search import switch_search_off, switch_search_on
+
     if state not in ("on", "off"):
         raise typer.BadParameter(f"{state}: allowed are on, off")
     engine = engine_of(settings(require_projects=False))

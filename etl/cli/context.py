@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 from sqlalchemy import Engine
 
+from etl.cli.invocation import chosen_settings_file, opened
 from etl.cli.output import say
 from etl.config import Config, load_config
 from etl.load.engine import open_engine
@@ -21,16 +23,6 @@ from etl.load.migrate import current_revision, head_revision, require_current, u
 from etl.pipeline.report import RunReport
 from etl.service.lease import write_lease
 
-json_option = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-_chosen: dict[str, Path | None] = {"config": None}
-_opened: list[Engine] = []
-
-
-def choose_settings_file(path: Path | None) -> None:
-    """Notes `--config` for the command that follows."""
-    _chosen["config"] = path
-
 
 def settings(*, require_projects: bool = True, overrides: Mapping[str, Any] | None = None) -> Config:
     """The settings of this command; see `config.load_config`.
@@ -38,19 +30,15 @@ def settings(*, require_projects: bool = True, overrides: Mapping[str, Any] | No
     Raises:
         ConfigError: With every mistake.
     """
-    return load_config(_chosen["config"], require_projects=require_projects, overrides=overrides)
+    return load_config(chosen_settings_file(), require_projects=require_projects, overrides=overrides)
 
 
 def engine_of(config: Config) -> Engine:
-    """The database of the settings, as it is; `close_engines` closes it at the end of the command."""
-    _opened.append(open_engine(config.database.url, config.database.schema_))
-    return _opened[-1]
-
-
-def close_engines() -> None:
-    """Closes every connection that the command opened; SQLite tidies up its files then."""
-    while _opened:
-        _opened.pop().dispose()
+    """The database of the settings, as it is; closed at the end of the command, when SQLite tidies up its files."""
+    gc.freeze()  # what the command loaded stays for good, the collector need not walk it again and again
+    engine = open_engine(config.database.url, config.database.schema_)
+    opened.callback(engine.dispose)
+    return engine
 
 
 def upgraded_engine(config: Config) -> Engine:

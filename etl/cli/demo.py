@@ -8,22 +8,16 @@ import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import SecretStr
-from sqlalchemy import text
 
 from etl.cli import views
-from etl.cli.context import engine_of
 from etl.cli.output import print_table, say, sync_progress
-from etl.config import Config, Database, Export, Project
-from etl.demo import PUBLIC_KEY, SECRET_KEY, Dataset, MockLangfuse, generate, load_corpus
 from etl.errors import ConfigError
-from etl.export import Options, Selection, export_sessions
-from etl.load.engine import reading
-from etl.service.lease import write_lease
-from etl.service.sync import sync_projects
+
+if TYPE_CHECKING:
+    from etl.config import Config
 
 demo = typer.Typer(rich_markup_mode=None)
 
@@ -60,6 +54,15 @@ def run_demo(
         return
     if api not in ("v3", "v4"):
         raise typer.BadParameter("--api: allowed are v3, v4")
+    from sqlalchemy import text
+
+    from etl.cli.context import engine_of
+    from etl.demo import MockLangfuse, load_corpus
+    from etl.export import Options, Selection, export_sessions
+    from etl.load.engine import reading
+    from etl.service.lease import write_lease
+    from etl.service.sync import sync_projects
+
     _make_fresh(directory)
     now = max(datetime.now(UTC), _DATA_ENDS)
     with MockLangfuse(load_corpus(), api="v3" if api == "v3" else "v4", clock=lambda: now) as server:
@@ -106,10 +109,12 @@ def serve(
 
     Example: langfuse-etl demo serve --port 8000
     """
+    from etl.demo import PUBLIC_KEY, SECRET_KEY, MockLangfuse, generate, load_corpus
+
     apis = {"v3": "v3", "v4": "v4", "dual": "dual"}
     if api not in apis:
         raise typer.BadParameter("--api: allowed are v3, v4, dual")
-    dataset: Dataset = generate(traces=traces) if traces else load_corpus()
+    dataset = generate(traces=traces) if traces else load_corpus()
     try:
         server = MockLangfuse(dataset, api=apis[api], host=host, port=port)  # type: ignore[arg-type]
     except OSError as error:
@@ -134,6 +139,11 @@ def _program() -> str:
 
 
 def _config(base_url: str, directory: Path) -> Config:
+    from pydantic import SecretStr
+
+    from etl.config import Config, Database, Export, Project
+    from etl.demo import PUBLIC_KEY, SECRET_KEY
+
     project = Project(name="demo", base_url=base_url, public_key=PUBLIC_KEY, secret_key=SecretStr(SECRET_KEY))
     return Config(
         projects=(project,),

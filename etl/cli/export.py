@@ -8,18 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from etl.cli.context import engine_of, json_option, settings, stop_on_signals, writable
+from etl.cli.invocation import json_option
 from etl.cli.output import failure, print_json, print_table, progress_bar, say
 from etl.cli.ranges import time_option
-from etl.config import Config
 from etl.errors import ExportError, UnknownSessionError
-from etl.export import ExportedSession, Options, Selection, export_sessions, verify_directory, write_stream
-from etl.load.migrate import require_current
-from etl.service.refresh import refresh_sessions
+
+if TYPE_CHECKING:
+    from etl.config import Config
+    from etl.export import ExportedSession
 
 _Choice = TypeVar("_Choice", bound=str)
 
@@ -57,6 +57,10 @@ def export_command(
 
     Example: langfuse-etl export my-session --name-by metadata.message_id
     """
+    from etl.cli.context import engine_of, settings
+    from etl.export import Options, Selection, export_sessions, write_stream
+    from etl.load.migrate import require_current
+
     sessions = tuple(dict.fromkeys([*(session or ()), *_listed(from_file)]))
     is_selecting = bool(sessions or trace or everything or since or until or where)
     if verify is not None:
@@ -116,6 +120,9 @@ def _hint_at_langfuse(asked: bool) -> Iterator[None]:
 
 
 def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> None:
+    from etl.cli.context import stop_on_signals, writable
+    from etl.service.refresh import refresh_sessions
+
     stop = threading.Event()
     with stop_on_signals(stop), writable(config) as (engine, owner):
         count = refresh_sessions(config, engine, owner, sessions=sessions, project=project, stop=stop)
@@ -123,6 +130,8 @@ def _refresh(config: Config, sessions: tuple[str, ...], project: str | None) -> 
 
 
 def _verify(directory: Path, as_json: bool) -> None:
+    from etl.export import verify_directory
+
     problems = verify_directory(directory)
     if as_json:
         failed = failure("\n".join(problems)) if problems else {}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from etl.logs import redact
-from etl.pipeline.run import Progress as OnProgress
 from etl.transform.jsontext import dumps_indented
+
+if TYPE_CHECKING:
+    from etl.pipeline.run import Progress as OnProgress
 
 _WIDTH_OF_FILES = 200
 

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
-from datetime import datetime
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from etl.cli import views
-from etl.cli.context import engine_of, exit_with, json_option, settings, stop_on_signals, unchanged_engine, writable
+from etl.cli.invocation import json_option
 from etl.cli.output import failure, print_json, print_table, say, say_error, sync_progress
-from etl.load.migrate import require_current
-from etl.pipeline.backfill import Estimate
-from etl.pipeline.report import RunReport
-from etl.service.backfill import backfill_projects, plan_backfill
-from etl.service.sync import choose_projects
-from etl.service.verify import verify_projects
-from etl.values import parse_time
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from etl.pipeline.backfill import Estimate
+    from etl.pipeline.report import RunReport
 
 _DIFFERENCES_FOUND = 5
 
@@ -38,6 +36,10 @@ def backfill(
 
     Example: langfuse-etl backfill --from 2026-01-01T00:00:00Z --to 2026-02-01T00:00:00Z
     """
+    from etl.cli.context import exit_with, settings, stop_on_signals, unchanged_engine, writable
+    from etl.service.backfill import backfill_projects, plan_backfill
+    from etl.service.sync import choose_projects
+
     start, end = time_option("--from", since), None if until is None else time_option("--to", until)
     config = settings()
     chosen = choose_projects(config, project or [])
@@ -70,6 +72,11 @@ def verify(
 
     Example: langfuse-etl verify --repair
     """
+    from etl.cli.context import engine_of, exit_with, settings, stop_on_signals, writable
+    from etl.load.migrate import require_current
+    from etl.service.sync import choose_projects
+    from etl.service.verify import verify_projects
+
     start = None if since is None else time_option("--from", since)
     end = None if until is None else time_option("--to", until)
     config = settings()
@@ -112,6 +119,8 @@ def time_option(option: str, text: str) -> datetime:
     Raises:
         BadParameter: It is none, or has no zone.
     """
+    from etl.values import parse_time
+
     try:
         return parse_time(text)
     except ValueError as error:
@@ -123,6 +132,8 @@ def _print_document(document: dict[str, Any], errors: list[str]) -> None:
 
 
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
+    from etl.pipeline.backfill import Estimate
+
     errors = views.errors_in(reports)
     if as_json:
         documents = [one.as_json() for one in estimates.values()]

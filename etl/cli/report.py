@@ -9,14 +9,10 @@ from typing import Annotated
 
 import typer
 
-from etl.cli.context import engine_of, json_option, settings
+from etl.cli.invocation import json_option
 from etl.cli.output import print_json, say
 from etl.cli.ranges import time_option
 from etl.errors import ConfigError
-from etl.load.engine import reading
-from etl.load.migrate import require_current
-from etl.load.queries import project_names
-from etl.report import collect, render
 
 
 def report(
@@ -39,6 +35,12 @@ def report(
 
     Example: langfuse-etl report --output report.html --from 2026-11-01T00:00:00Z
     """
+    from etl.cli.context import engine_of, settings
+    from etl.load.engine import reading
+    from etl.load.migrate import require_current
+    from etl.load.queries import project_names
+    from etl.report import collect, render
+
     start = None if since is None else time_option("--from", since)
     end = None if until is None else time_option("--to", until)
     if start is not None and end is not None and start >= end:

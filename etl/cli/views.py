@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etl.cli.output import failure, print_json, print_table, say, say_error
-from etl.pipeline.report import RunReport, StreamReport
-from etl.service.check import Check
+
+if TYPE_CHECKING:
+    from etl.pipeline.report import RunReport, StreamReport
+    from etl.service.check import Check
 
 _COUNTS = ("rows_read", "rows_written", "windows", "failed_windows")
 

@@ -47,6 +47,20 @@ def test_the_help_of_every_command_has_a_runnable_example(bare_cli: Cli, words: 
     assert f"Example: langfuse-etl {' '.join(words)}" in " ".join(result.out.split())
 
 
+def test_a_help_text_does_not_wait_for_the_libraries_of_a_command() -> None:
+    code = """
+import sys
+from etl.cli import main
+sys.argv = ["langfuse-etl", "sync", "--help"]
+try:
+    main()
+finally:
+    print("loaded:", *{"sqlalchemy", "alembic", "requests", "etl.demo"} & set(sys.modules))
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "loaded:"
+
+
 def test_every_command_of_the_design_is_there(bare_cli: Cli) -> None:
     names = {words[0] for words in leaves(typer.main.get_command(app))}
     assert {"check", "sync", "export", "status", "db", "demo"} <= names
