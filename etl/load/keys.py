@@ -89,7 +89,7 @@ def listed(values: Sequence[str] | Sequence[tuple[Any, ...]]) -> Mapping[str, An
 
 
 class Listing(NamedTuple):
-    """Tuples of text, given to a statement as one text of JSON: a table to join with, their places and their parts."""
+    """Tuples given to a statement as one text of JSON: a table to join with, their places, and their parts as text."""
 
     table: FromClause
     place: ColumnElement[int]

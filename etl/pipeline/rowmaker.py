@@ -15,11 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any, cast
 
 import orjson
 
+from etl import __version__
 from etl.transform.pages import Kind, rows_of
 from etl.transform.rows import Row
 
@@ -27,8 +27,14 @@ log = logging.getLogger(__name__)
 
 # An ordinary run reads less, and would wait for the start of a process instead of rows.
 AFTER_OBJECTS = 5_000
+# What is larger would be in memory several times over in both processes.
+_MOST_BYTES = 8_000_000
 _PIPE_BYTES = 1_000_000  # about the most that Linux gives without asking
 _LENGTH_BYTES = 8
+# Whatever else was printed where an answer should begin makes a greater number of its first bytes.
+_LONGEST = 2**48
+# With the paths of this process: neither the environment nor the folder at hand decides whose code it is.
+_PROGRAM = "import sys; sys.path[:] = sys.argv[1:]; from etl.pipeline import rowmaker; rowmaker.main()"
 
 
 class RowMaker:
@@ -78,50 +84,70 @@ class RowMaker:
                 return None
             try:
                 body = orjson.dumps(items)
-                self._process = self._process or _started()
-                requests = cast(IO[bytes], self._process.stdin)
-                _write(requests, marshal.dumps((kind.value, project_id, contents)))
-                _write(requests, body)
-                answer = _read(cast(IO[bytes], self._process.stdout))
             except orjson.JSONEncodeError:  # nested more deeply than it writes
                 return None
-            except (OSError, EOFError) as error:
+            if len(body) > _MOST_BYTES:
+                return None
+            try:
+                return self._answer(marshal.dumps((kind.value, project_id, contents)), body)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the work can be done here
                 if not self._alone:  # nobody closed it
                     log.warning("no second process (%s): the run goes on with one", type(error).__name__)
-                    self._alone = True
-                return None
-            except BaseException:  # half a question or half an answer would be taken for the next one's
+            except BaseException:
                 self._alone = True
                 raise
+            # Half a question or half an answer would be taken for the next one's.
+            self._alone = True
+            return None
+
+    def _answer(self, settings: bytes, body: bytes) -> dict[str, list[Row]] | None:
+        greets = self._process is None
+        self._process = process = self._process or _started()
+        requests, answers = cast(IO[bytes], process.stdin), cast(IO[bytes], process.stdout)
+        # An upgrade may have put other code in the place of what runs here.
+        if greets and _read(answers) != __version__.encode():
+            raise EOFError
+        _write(requests, settings)
+        _write(requests, body)
         # Names of columns become those that are known here, which are found faster than equal ones.
-        rows: dict[str, list[Row]] | None = marshal.loads(answer)  # noqa: S302 - from this very program
+        rows: dict[str, list[Row]] | None = marshal.loads(_read(answers))  # noqa: S302 - from this very program
         return rows
 
 
-def serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answers until there are no more requests; None to what fails, so that it fails where it was asked."""
-    while True:
-        try:
-            name, project_id, contents = marshal.loads(_read(requests))  # noqa: S302 - from this very program
-            body = _read(requests)
-        except EOFError:
-            return
-        answer = marshal.dumps(None)
-        with contextlib.suppress(Exception):
-            items = orjson.loads(body)
-            answer = marshal.dumps(rows_of(Kind(name), items, project_id=project_id, plain=True, contents=contents))
-        _write(answers, answer)
+def main() -> None:
+    """The second process: answers until its input ends."""
+    # systemd ends all processes of a service at once, but the first one still stores what is at hand.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # nothing that is printed gets between two answers
+    if sys.platform == "linux":
+        import fcntl
+
+        for pipe in (0, answers.fileno()):
+            with contextlib.suppress(OSError):  # not more than a user may have
+                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    with contextlib.suppress(OSError, EOFError):
+        _write(answers, __version__.encode())
+        while True:
+            _write(answers, _made(_read(sys.stdin.buffer), _read(sys.stdin.buffer)))
+    os._exit(0)  # nobody reads what may be left to write
+
+
+def _made(settings: bytes, body: bytes) -> bytes:
+    """The rows; None for what fails, so that it fails where it was asked."""
+    try:
+        name, project_id, contents = marshal.loads(settings)  # noqa: S302 - from this very program
+        rows = rows_of(Kind(name), orjson.loads(body), project_id=project_id, plain=True, contents=contents)
+        return marshal.dumps(rows)
+    except Exception:  # noqa: BLE001 - as said
+        return marshal.dumps(None)
 
 
 def _started() -> subprocess.Popen[bytes]:
-    root = str(Path(__file__).parents[2])  # where this code is, installed or not
-    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     return subprocess.Popen(  # noqa: S603 - this very program
-        [sys.executable, "-P", "-m", __name__],
+        [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pipesize=_PIPE_BYTES,
-        env=os.environ | {"PYTHONPATH": paths},
         start_new_session=True,  # Ctrl-C is for the one that stores what is at hand
     )
 
@@ -136,9 +162,12 @@ def _read(pipe: IO[bytes]) -> bytes:
     """One message.
 
     Raises:
-        EOFError: There is none any more, or only a part of one.
+        EOFError: There is none any more, or only a part of one, or something else.
     """
-    return _exactly(pipe, int.from_bytes(_exactly(pipe, _LENGTH_BYTES), "big"))
+    length = int.from_bytes(_exactly(pipe, _LENGTH_BYTES), "big")
+    if length > _LONGEST:
+        raise EOFError
+    return _exactly(pipe, length)
 
 
 def _exactly(pipe: IO[bytes], length: int) -> bytes:
@@ -153,9 +182,3 @@ def _processors() -> int:
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-if __name__ == "__main__":
-    # systemd ends all processes of a service at once, but the first one still stores what is at hand.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    serve(sys.stdin.buffer, sys.stdout.buffer)

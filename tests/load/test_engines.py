@@ -246,6 +246,30 @@ def test_a_reader_cannot_write_to_postgres_by_mistake(engine: Engine) -> None:
             conn.execute(traces.delete())
 
 
+def test_tables_with_row_level_security_take_rows(postgres_url: str) -> None:
+    with opened(postgres_url, "policed") as admin:
+        upgrade(admin)
+        with writing(admin) as conn:
+            for statement in (
+                "CREATE ROLE policed LOGIN",
+                "GRANT USAGE ON SCHEMA policed TO policed",
+                "GRANT ALL ON ALL TABLES IN SCHEMA policed TO policed",
+                "ALTER TABLE policed.traces ENABLE ROW LEVEL SECURITY",
+                "CREATE POLICY own ON policed.traces TO policed USING (true) WITH CHECK (true)",
+            ):
+                conn.execute(text(statement))
+        url = make_url(postgres_url).set(username="policed").render_as_string(hide_password=False)
+        try:
+            with opened(url, "policed") as engine:
+                write(engine, "traces", rows(1), instant(0))
+                write(engine, "traces", rows(1) + rows(2), instant(1))
+                assert len(stored_in(engine, "traces")) == 40
+        finally:
+            with writing(admin) as conn:
+                conn.execute(text("DROP OWNED BY policed"))
+                conn.execute(text("DROP ROLE policed"))
+
+
 def test_engines_know_their_schema_and_file(tmp_path: Path, postgres_url: str) -> None:
     with opened(f"sqlite:///{tmp_path / 'a.db'}", "ignored") as engine:
         assert (schema_of(engine), sqlite_path(engine)) == (None, tmp_path / "a.db")

@@ -90,6 +90,21 @@ def test_a_few_objects_do_not_start_a_process(
         assert len(started) == expected
 
 
+def test_one_processor_has_one_process(monkeypatch: pytest.MonkeyPatch, started: list[Process]) -> None:
+    monkeypatch.setattr(rowmaker, "_processors", lambda: 1)
+    items = plain_items(Kind.SESSION)
+    made = RowMaker().rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert started == []
+
+
+def test_what_is_large_is_made_here(maker: RowMaker, started: list[Process]) -> None:
+    items = [item | {"input": "x" * 9_000_000} for item in plain_items(Kind.TRACE)[:1]]
+    made = maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    assert started == []
+
+
 def test_what_fails_there_fails_here(maker: RowMaker, started: list[Process]) -> None:
     for _ in range(2):
         with pytest.raises(RowError, match="an object of scores has no id"):
@@ -139,6 +154,47 @@ def test_one_that_cannot_be_started_is_done_without(
     assert "FileNotFoundError" in caplog.text
 
 
+@pytest.mark.parametrize("printed", ["a line", ""])
+def test_one_that_prints_while_it_starts_is_done_without(
+    printed: str, maker: RowMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rowmaker, "_PROGRAM", f"print({printed!r}, flush=True); {rowmaker._PROGRAM}")
+    items = plain_items(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert "no second process (EOFError)" in caplog.text
+
+
+def test_one_of_another_version_is_done_without(
+    maker: RowMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(rowmaker, "__version__", "0.0.9")
+    items = plain_items(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    assert "no second process (EOFError)" in caplog.text
+
+
+def test_a_pause_in_the_middle_of_an_answer_loses_nothing(
+    maker: RowMaker, started: list[Process], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # as in the image
+    items = [item | {"input": "x" * 60_000} for item in plain_items(Kind.TRACE)[:100]]
+    expected = pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    assert maker.rows_of(Kind.TRACE, items[:1], project_id="p", plain=True, contents=True)
+    read = rowmaker._read
+
+    def pausing(pipe: Any) -> bytes:
+        time.sleep(0.5)  # the answer is larger than the pipe
+        os.kill(started[0].pid, signal.SIGSTOP)
+        os.kill(started[0].pid, signal.SIGCONT)
+        return read(pipe)
+
+    monkeypatch.setattr(rowmaker, "_read", pausing)
+    assert maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True) == expected
+    assert started[0].poll() is None
+
+
 def test_threads_that_wait_for_it_go_on_when_it_is_closed(maker: RowMaker, started: list[Process]) -> None:
     items = plain_items(Kind.TRACE)
     expected = pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
@@ -161,7 +217,7 @@ def test_threads_that_wait_for_it_go_on_when_it_is_closed(maker: RowMaker, start
     assert started[0].returncode == -signal.SIGKILL
 
 
-def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
+def test_it_ends_with_the_process_that_started_it() -> None:
     program = (
         "import sys, time\n"
         "from etl.pipeline import rowmaker\n"
@@ -172,7 +228,7 @@ def test_it_ends_with_the_process_that_started_it(tmp_path: Path) -> None:
         "print(maker._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd=tmp_path) as parent:
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert is_running(pid)
