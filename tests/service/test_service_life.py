@@ -94,9 +94,11 @@ def held(server: MockLangfuse, path: str) -> Iterator[threading.Event]:
             answers.wait(60)
 
     server.before_answer = hold
-    yield waiting
-    server.before_answer = None
-    answers.set()
+    try:
+        yield waiting
+    finally:
+        server.before_answer = None
+        answers.set()
 
 
 @pytest.mark.long
