@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, case, collate, func, select, type_coerce
 
 from etl.load.bulk import update_values
 from etl.load.compare import Differences, differences
-from etl.load.keys import Key, listed, of_listed, rows_by_key
+from etl.load.keys import Key, listed, listed_ids, of_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
 from etl.load.types import instant_text
 from etl.load.upsert import upsert
@@ -19,46 +20,60 @@ from etl.transform import derive
 from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics, Span, metrics
 from etl.transform.rows import Row
 
+# What tells of a stored row whether it was derived, and is as it would be now.
+_DERIVED_SO = ("read_from", "content_hash", "deleted_at")
+_NONE_KNOWN: Mapping[str, Metrics] = MappingProxyType({})
 # What is read of so many traces or sessions may be in memory together.
 _IDS_PER_SELECT = 10_000
 # Inputs and outputs of many traces do not fit in memory together; how large they are is seen as they come.
 _FIRST_GROUP, _GROUP_CHARACTERS = 8, 4_000_000
 
 
-def refresh_trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> int:
+def trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, Metrics]:
+    """What follows from the stored observations of each of these traces, whether it is stored itself or not."""
+    spans: dict[str, list[Span]] = {trace_id: [] for trace_id in trace_ids}
+    spans_query, costs_query = _metrics_queries(conn.dialect.name)
+    for ids in _chunks(trace_ids):
+        wanted = {"project": project_id, **listed(ids)}
+        for trace_id, start, end in conn.execute(spans_query, wanted).all():
+            spans[trace_id].append(Span(_moment(start), _moment(end), None))
+        for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
+            spans[trace_id].append(Span(None, None, cost_usd))
+    return {trace_id: metrics(parts) for trace_id, parts in spans.items()}
+
+
+def refresh_trace_metrics(
+    conn: Connection,
+    project_id: str,
+    trace_ids: Collection[str],
+    now: datetime,
+    *,
+    known: Mapping[str, Metrics] = _NONE_KNOWN,
+) -> int:
     """Sets `latency` and `total_cost` of these traces where they differ; returns how many did.
 
-    Traces that are not stored are passed over: they are refreshed in the transaction that stores them.
+    Traces that are not stored are passed over: they get theirs in the transaction that stores them.
+
+    Args:
+        known: Those that were worked out already.
     """
     moment = instant_text(now)
     changes = [
-        (*new, moment, project_id, trace_id) for trace_id, new in _other_metrics(conn, project_id, trace_ids).items()
+        (*new, moment, project_id, trace_id)
+        for trace_id, new in _other_metrics(conn, project_id, trace_ids, known).items()
     ]
     update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
     return len(changes)
 
 
-def _other_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, Metrics]:
+def _other_metrics(
+    conn: Connection, project_id: str, trace_ids: Collection[str], known: Mapping[str, Metrics]
+) -> dict[str, Metrics]:
     """What follows from the stored observations of these traces, where something else is stored."""
-    found: dict[str, Metrics] = {}
-    spans_query, costs_query = _metrics_queries(conn.dialect.name)
-    for ids in _chunks(trace_ids):
-        keys = [(project_id, trace_id) for trace_id in ids]
-        stored = {
-            trace_id: Metrics(*values)
-            for (_, trace_id), values in rows_by_key(conn, traces, keys, ["latency", "total_cost"])
-        }
-        if not stored:
-            continue
-        spans: dict[str, list[Span]] = {trace_id: [] for trace_id in stored}
-        wanted = {"project": project_id, **listed(sorted(stored))}
-        for trace_id, start, end in conn.execute(spans_query, wanted).all():
-            spans[trace_id].append(Span(_moment(start), _moment(end), None))
-        for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
-            spans[trace_id].append(Span(None, None, cost_usd))
-        fresh = ((trace_id, metrics(parts)) for trace_id, parts in spans.items())
-        found.update({trace_id: new for trace_id, new in fresh if new != stored[trace_id]})
-    return found
+    keys = [(project_id, trace_id) for trace_id in trace_ids]
+    stored = {key[1]: Metrics(*values) for key, values in rows_by_key(conn, traces, keys, ["latency", "total_cost"])}
+    fresh = {**trace_metrics(conn, project_id, stored.keys() - known.keys()), **known}
+    return {trace_id: fresh[trace_id] for trace_id, old in stored.items() if fresh[trace_id] != old}
 
 
 @cache
@@ -84,20 +99,41 @@ def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
 
 
 def derive_traces(
-    conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime, *, distrust: bool = False
+    conn: Connection,
+    project_id: str,
+    trace_ids: Collection[str],
+    now: datetime,
+    *,
+    if_missing: Collection[str] = (),
+    known: Mapping[str, Metrics] = _NONE_KNOWN,
+    distrust: bool = False,
 ) -> None:
     """Makes these traces of all their stored observations, as far as no traces API and no copy gave them.
 
     Args:
+        if_missing: Others, which are looked at only if they are not stored.
+        known: The metrics of all these traces, for those that are new; without them they are to be refreshed.
         distrust: Look at the stored columns themselves, not only at their hashes.
     """
-    for ids in _chunks(trace_ids):
-        derived = _derivable(conn, project_id, ids)
+    unless_stored = set(if_missing).difference(trace_ids)
+    with_new = columns_by_key(known)
+    for ids in _chunks(unless_stored.union(trace_ids)):
+        derived = _derivable(conn, project_id, ids, unless_stored)
         changed = [(row, root) for row, root, stored_so in derived if distrust or not stored_so]
         for rows in _with_contents(conn, changed):
             upsert(
-                conn, "traces", rows, now, damaged=set().union(*differences(conn, "traces", rows)) if distrust else ()
+                conn,
+                "traces",
+                rows,
+                now,
+                damaged=set().union(*differences(conn, "traces", rows)) if distrust else (),
+                with_new=with_new,
             )
+
+
+def columns_by_key(known: Mapping[str, Metrics]) -> dict[Key, Row]:
+    """Metrics as columns of `traces`, by the keys of the traces without the project."""
+    return {(trace_id,): found._asdict() for trace_id, found in known.items()}
 
 
 def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[str], *, light: bool) -> Differences:
@@ -108,7 +144,7 @@ def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[st
     """
     missing, changed = set[Key](), set[Key]()
     for ids in _chunks(trace_ids):
-        expected = [(row, root) for row, root, _ in _derivable(conn, project_id, ids)]
+        expected = [(row, root) for row, root, _ in _derivable(conn, project_id, ids, ())]
         groups = [[_without_contents(row) for row, _ in expected]] if light else _with_contents(conn, expected)
         for rows in groups:
             found = differences(conn, "traces", rows)
@@ -119,7 +155,7 @@ def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[st
 
 def differing_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[Key]:
     """The stored traces whose latency or cost is not what follows from the stored observations."""
-    return {(trace_id,) for trace_id in _other_metrics(conn, project_id, trace_ids)}
+    return {(trace_id,) for trace_id in _other_metrics(conn, project_id, trace_ids, _NONE_KNOWN)}
 
 
 def derive_sessions(
@@ -137,7 +173,8 @@ def derive_sessions(
         left: Others, which traces may have left; those that are stored and have any are looked at, too.
         distrust: As in `derive_traces`.
     """
-    for rows in _derived_sessions(conn, project_id, session_ids, left):
+    for derived in _derived_sessions(conn, project_id, session_ids, left):
+        rows = [row for row, stored_so in derived if distrust or not stored_so]
         upsert(
             conn, "sessions", rows, now, damaged=set().union(*differences(conn, "sessions", rows)) if distrust else ()
         )
@@ -146,64 +183,82 @@ def derive_sessions(
 def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:
     """What of these sessions is not stored as it follows from the stored traces; see `derive_sessions`."""
     missing, changed = set[Key](), set[Key]()
-    for rows in _derived_sessions(conn, project_id, session_ids, ()):
-        found = differences(conn, "sessions", rows)
+    for derived in _derived_sessions(conn, project_id, session_ids, ()):
+        found = differences(conn, "sessions", [row for row, _ in derived])
         missing |= found.missing
         changed |= found.changed
     return Differences(missing, changed)
 
 
-def _derivable(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> Iterator[tuple[Row, Key | None, bool]]:
+def _derivable(
+    conn: Connection, project_id: str, trace_ids: Sequence[str], unless_stored: Collection[str]
+) -> Iterator[tuple[Row, Key | None, bool]]:
     """Each of these traces that no traces API and no copy gave, without the contents of its root.
 
+    Args:
+        unless_stored: Those that are passed over if they are stored.
     Yields:
         The row, the key of its root (None if it has none), and whether it is stored so by its hash.
     """
     keys = [(project_id, trace_id) for trace_id in trace_ids]
-    stored = {
-        trace_id: values
-        for (_, trace_id), values in rows_by_key(conn, traces, keys, ["read_from", "content_hash", "deleted_at"])
-    }
-    wanted = [id_ for id_ in trace_ids if id_ not in stored or stored[id_][0] == "observations"]
+    stored = {trace_id: values for (_, trace_id), values in rows_by_key(conn, traces, keys, _DERIVED_SO)}
+    wanted = [
+        id_ for id_ in trace_ids if id_ not in stored or (stored[id_][0] == "observations" and id_ not in unless_stored)
+    ]
     for trace_id, parts in _parts(conn, project_id, wanted).items():
         row, root = derive.whole_trace(project_id, trace_id, parts), derive.root_of(parts)
-        stored_so = tuple(stored.get(trace_id, ())) == ("observations", row["content_hash"], None)
-        yield row, None if root is None else (project_id, trace_id, root["id"]), stored_so
+        yield row, None if root is None else (project_id, trace_id, root["id"]), _is_so(row, stored.get(trace_id))
+
+
+def _is_so(row: Row, stored: Sequence[Any] | None) -> bool:
+    """Whether a derived row is stored with all it holds, by `_DERIVED_SO` of what is stored."""
+    return stored is not None and tuple(stored) == ("observations", row["content_hash"], None)
 
 
 def _derived_sessions(
     conn: Connection, project_id: str, session_ids: Collection[str], left: Collection[str]
-) -> Iterator[list[Row]]:
+) -> Iterator[list[tuple[Row, bool]]]:
+    """The rows of sessions, each with whether it is stored so by its hash; in groups."""
     named = set(session_ids)
     for ids in _chunks(named.union(left)):
         first = conn.execute(_first_environments(conn.dialect.name), {"project": project_id, **listed(ids)}).all()
-        environments = {row.session_id: row.environment for row in first}
+        environments = {session_id: environment for session_id, trace_id, environment in first if trace_id is not None}
         keys = [(project_id, session_id) for session_id in ids]
-        stored = {key[1]: values for key, values in rows_by_key(conn, sessions, keys, ["read_from", "deleted_at"])}
-        yield [
+        stored = {key[1]: values for key, values in rows_by_key(conn, sessions, keys, _DERIVED_SO)}
+        rows = [
             derive.session(project_id, session_id, environments.get(session_id))
             for session_id in ids
-            if _is_derivable(session_id in named, session_id in environments, *stored.get(session_id, ()))
+            if _is_derivable(session_id in named, session_id in environments, stored.get(session_id))
         ]
+        yield [(row, _is_so(row, stored.get(row["id"]))) for row in rows]
 
 
 @cache
 def _first_environments(dialect: str) -> Select[Any]:
-    """The environment of the earliest trace of each session that `listed` names."""
+    """The earliest trace of each session that `listed` names, and its environment; both null if it has none."""
     # Postgres sorts text by the language of the database, SQLite by its bytes.
     by_bytes = collate(traces.c.id, "C") if dialect == "postgresql" else traces.c.id
-    place = func.row_number().over(partition_by=traces.c.session_id, order_by=(traces.c.timestamp, by_bytes))
-    placed = select(traces.c.session_id, traces.c.environment, place.label("place")).where(
-        traces.c.project_id == bindparam("project"), traces.c.deleted_at.is_(None)
+    session_id = listed_ids(dialect).c.value
+    earliest = (
+        select(column)
+        .where(
+            traces.c.project_id == bindparam("project"),
+            traces.c.session_id == session_id,
+            traces.c.deleted_at.is_(None),
+        )
+        .order_by(traces.c.timestamp, by_bytes)
+        .limit(1)
+        .scalar_subquery()
+        for column in (traces.c.id, traces.c.environment)
     )
-    ranked = of_listed(dialect, placed, traces.c.session_id).subquery()
-    return select(ranked.c.session_id, ranked.c.environment).where(ranked.c.place == 1)
+    return select(session_id, *earliest)
 
 
-def _is_derivable(named: bool, has_traces: bool, read_from: str | None = None, deleted_at: Any = None) -> bool:
-    """Whether a session, stored with `read_from` or not at all, has to be as its traces say."""
-    if read_from is None:
+def _is_derivable(named: bool, has_traces: bool, stored: Sequence[Any] | None) -> bool:
+    """Whether a session has to be as its traces say, by `_DERIVED_SO` of what is stored."""
+    if stored is None:
         return named
+    read_from, _, deleted_at = stored
     # One that all its traces have left stays as it was.
     return read_from == "observations" and (has_traces or (named and deleted_at is not None))
 
@@ -211,6 +266,8 @@ def _is_derivable(named: bool, has_traces: bool, read_from: str | None = None, d
 def _parts(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
     """The stored observations of each trace that has any, without their contents."""
     found: dict[str, list[dict[str, Any]]] = {}
+    if not trace_ids:
+        return found
     query = _parts_query(conn.dialect.name)
     for trace_id, *values in conn.execute(query, {"project": project_id, **listed(trace_ids)}).all():
         found.setdefault(trace_id, []).append(dict(zip(PART_COLUMNS, values, strict=True)))

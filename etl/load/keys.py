@@ -17,6 +17,7 @@ from sqlalchemy import (
     FromClause,
     Select,
     Table,
+    TableValuedAlias,
     Text,
     and_,
     bindparam,
@@ -69,12 +70,19 @@ def not_stored_as(conn: Connection, table: Table, readings: Sequence[tuple[str, 
 
 def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> Select[Any]:
     """`query` for the rows of which `column` is one of the ids that `listed` gives to the statement, each once."""
+    ids = listed_ids(dialect)
     if dialect == "postgresql":
-        listing = func.json_array_elements_text(_listed_json()).table_valued("value", name="listing")
         # Without OFFSET this is a join to Postgres, for which it reads tables as a whole while it has no statistics.
-        each = query.where(column == listing.c.value).offset(literal_column("0")).lateral("each")
-        return select(each).select_from(listing.join(each, true()))
-    return query.where(column.in_(select(func.json_each(_LISTED).table_valued("value").c.value)))
+        each = query.where(column == ids.c.value).offset(literal_column("0")).lateral("each")
+        return select(each).select_from(ids.join(each, true()))
+    return query.where(column.in_(select(ids.c.value)))
+
+
+def listed_ids(dialect: str) -> TableValuedAlias:
+    """The ids that `listed` gives to the statement, as a table with a column `value`."""
+    if dialect == "postgresql":
+        return func.json_array_elements_text(_listed_json()).table_valued("value", name="listing")
+    return func.json_each(_LISTED).table_valued("value", name="listing")
 
 
 def is_key_listed(dialect: str, key: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:

@@ -33,6 +33,8 @@ def session_ids_of(
 
 def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
     """The sessions that these traces belong to and that have no row."""
+    if not trace_ids:
+        return set()
     query = _session_ids_without_row(conn.dialect.name)
     found = conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).scalars()
     return {session_id for session_id in found if session_id is not None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
@@ -29,6 +30,7 @@ _VERSION_COLUMNS = {
 }
 # Rows of these tables that were read from observations were put together from them: there is no such answer.
 _DERIVABLE = ("traces", "sessions")
+_NOTHING_MORE: Mapping[Key, Row] = MappingProxyType({})
 
 
 class Written(NamedTuple):
@@ -48,7 +50,13 @@ class _Stored(NamedTuple):
 
 
 def upsert(
-    conn: Connection, table_name: str, rows: Iterable[Row], now: datetime, *, damaged: Collection[Key] = ()
+    conn: Connection,
+    table_name: str,
+    rows: Iterable[Row],
+    now: datetime,
+    *,
+    damaged: Collection[Key] = (),
+    with_new: Mapping[Key, Row] = _NOTHING_MORE,
 ) -> Written:
     """Writes what is new or newer; the same rows again write nothing.
 
@@ -64,13 +72,15 @@ def upsert(
         rows: As `transform.rows.from_api` gives them, or derived; the same columns in each.
         now: The time of `first_seen_at` and `changed_at`.
         damaged: Keys, without the project, whose stored columns may not be what their hash says: they are written anew.
+        with_new: More columns of rows that are not stored yet, by their keys without the project; for all of the rows
+            or for none.
     """
     table = ROW_TABLES[table_name]
     newest = newest_by_key(table, rows)
     stored = _stored_rows(conn, table, list(newest))
     for key in newest.keys() & stored.keys():
         newest[key] = _with_contents_known(table, newest[key], stored[key])
-    inserts = [row for key, row in newest.items() if key not in stored]
+    inserts = [row | with_new[key[1:]] if with_new else row for key, row in newest.items() if key not in stored]
     replacing = {
         key: row
         for key, row in newest.items()

@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 
 from etl.load.compare import differences
 from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
-from etl.load.derived import derive_sessions, derive_traces, refresh_trace_metrics
-from etl.load.selection import of_stored_traces, session_ids_of, session_ids_without_row, stored_trace_ids
+from etl.load.derived import columns_by_key, derive_sessions, derive_traces, refresh_trace_metrics, trace_metrics
+from etl.load.selection import of_stored_traces, session_ids_of, session_ids_without_row
 from etl.load.upsert import Written, upsert
 from etl.pipeline.scope import Scope
+from etl.transform.derive import Metrics
 from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
 from etl.transform.rows import Row
 
@@ -40,17 +41,20 @@ def store_rows(
         distrust: Look at the stored columns themselves, not only at their hashes.
     """
     changed = trace_ids(tables)
+    touched = changed.union(traces)
     derives = kind in OBSERVATIONS_V2
     left = session_ids_of(conn, project_id, changed) if derives else set()
-    written = [
-        upsert(conn, table, rows, now, damaged=set().union(*differences(conn, table, rows)) if distrust else ())
-        for table, rows in tables.items()
-    ]
-    touched = changed.union(traces)
+    known: dict[str, Metrics] = {}
+    written: list[Written] = []
+    # Traces come last: a new one is written with the metrics that follow from its observations, not twice.
+    for table, rows in sorted(tables.items(), key=lambda entry: entry[0] == "traces"):
+        if table == "traces" and observations_copied:
+            known = trace_metrics(conn, project_id, touched if derives else changed)
+        damaged = set().union(*differences(conn, table, rows)) if distrust else set()
+        written.append(upsert(conn, table, rows, now, damaged=damaged, with_new=columns_by_key(known)))
     if derives:
         # Of rows that the older API gave nobody may have derived a trace or a session yet.
-        missing = touched - stored_trace_ids(conn, project_id, touched)
-        derive_traces(conn, project_id, missing | changed, now, distrust=distrust)
+        derive_traces(conn, project_id, changed, now, if_missing=touched, known=known, distrust=distrust)
         named = session_ids_without_row(conn, project_id, touched - changed)
         named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
         # A session that a trace has left may have another earliest one now, and so another environment.
@@ -58,7 +62,7 @@ def store_rows(
     # Without observations there is nothing to derive from: these traces brought their metrics along.
     if observations_copied:
         # A trace that came alone, as it is stored, says nothing of its children.
-        refresh_trace_metrics(conn, project_id, touched if "observations" in tables else changed, now)
+        refresh_trace_metrics(conn, project_id, touched if "observations" in tables else changed, now, known=known)
     return Written(sum(one.stored for one in written), sum(one.changed for one in written))
 
 
