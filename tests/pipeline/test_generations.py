@@ -329,6 +329,24 @@ def test_the_copy_of_a_trace_is_the_trace(engine: Engine) -> None:
             conn.execute(delete(traces))
 
 
+def test_a_new_trace_is_written_once_and_with_its_metrics(engine: Engine) -> None:
+    written: list[str] = []
+
+    def note(_conn: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if re.search(r"(INSERT INTO|UPDATE) \S*\btraces\b", statement):
+            written.append(statement)
+
+    event.listen(engine, "before_cursor_execute", note)
+    derived = [span("root", 0, parentObservationId=None, endTime=3, totalCost=0.5), span("child", 1, endTime=5)]
+    store(engine, [*derived, span("child", 1, "u", endTime=2), span("t-u", 0, "u")])
+    event.remove(engine, "before_cursor_execute", note)
+
+    found = {row["id"]: (row["read_from"], row["latency"], row["total_cost"]) for row in rows(engine, "traces")}
+    assert found == {"t": ("observations", 5, 0.5), "u": ("trace_copy", 1, 0)}
+    copied = engine.dialect.name == "postgresql"  # by COPY, which goes past SQLAlchemy
+    assert len(written) == (0 if copied else 2)
+
+
 def test_values_that_no_column_holds_reach_the_derived_trace(engine: Engine) -> None:
     store(engine, [span("r", 0, parentObservationId=None, input="a\x00b", metadata={"big": 2**70}, userId="\ud800")])
     trace = to_api(one(engine, "traces"), TRACE_V2)
