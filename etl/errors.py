@@ -9,6 +9,7 @@
     ├── LeaseLostError            exit 1: this process may not write any more; nothing of the page was kept
     ├── ExportError               exit 1: what was asked for is not there, or the folder cannot be written
     │   └── UnknownSessionError   the session is not stored; Langfuse may have it
+    ├── StdoutError               exit 1: what was asked for cannot be printed
     ├── ClockError                exit 1: the clock contradicts what is stored
     ├── ApiError                  exit 1: Langfuse did not give what was asked for
     │   ├── AuthError             exit 4: the key is wrong or may not read
@@ -83,6 +84,10 @@ class ClockError(EtlError):
     """The clock contradicts what is stored, such as coverage that ends in the future."""
 
     needs_person = True
+
+
+class StdoutError(EtlError):
+    """Standard output takes nothing."""
 
 
 class ApiError(EtlError):

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,10 +22,10 @@ from etl.cli import views
 from etl.cli.demo import demo
 from etl.cli.export import export_command
 from etl.cli.invocation import choose_settings_file, json_option, opened
-from etl.cli.output import failure, people, print_json, say, say_error, sync_progress
+from etl.cli.output import failure, people, print_json, print_text, say, say_error, sync_progress
 from etl.cli.ranges import backfill, verify
 from etl.cli.report import report
-from etl.errors import EtlError, ShutdownRequested
+from etl.errors import EtlError, ShutdownRequested, StdoutError
 from etl.logs import configure_logging, redact
 from etl.runtime import prepare_for_bulk
 
@@ -100,14 +101,14 @@ def _require_text(arguments: list[str]) -> None:
 
 def _leave(code: int) -> NoReturn:
     """Ends the process without waiting for requests under way: what they bring is not wanted any more."""
-    sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _say_failure(message: str, exit_code: int) -> None:
     if "--json" in sys.argv:
-        print_json(failure(message, "interrupted" if exit_code == ShutdownRequested.exit_code else "failed"))
+        with suppress(StdoutError):  # it is said on stderr as well
+            print_json(failure(message, "interrupted" if exit_code == ShutdownRequested.exit_code else "failed"))
     say_error(message)
 
 
@@ -136,7 +137,7 @@ def common(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        sys.stdout.write(f"langfuse-etl {__version__}\n")
+        print_text(f"langfuse-etl {__version__}\n")
         raise typer.Exit
 
 
@@ -252,7 +253,7 @@ def db_current(as_json: json_option = False) -> None:
     if as_json:
         print_json({"revision": revision, "head": head_revision()})
     else:
-        sys.stdout.write(f"{revision or 'none'} (this version: {head_revision()})\n")
+        print_text(f"{revision or 'none'} (this version: {head_revision()})\n")
 
 
 @db.command("search")

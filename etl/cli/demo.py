@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from etl.cli import views
-from etl.cli.output import print_table, say, sync_progress
+from etl.cli.output import print_table, print_text, say, sync_progress
 from etl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -81,8 +81,8 @@ def run_demo(
     say(f"3. Exporting session {SESSION}")
     (exported,) = export_sessions(engine, Selection(sessions=(SESSION,)), Options(directory=config.export.directory))
     names = sorted(path.name for path in exported.directory.iterdir())
-    sys.stdout.write("".join(f"   {exported.directory / name}\n" for name in names[:5]))
-    sys.stdout.write(f"   ... {len(names)} files: one for each of {exported.traces} traces, and the manifest\n")
+    print_text("".join(f"   {exported.directory / name}\n" for name in names[:5]))
+    print_text(f"   ... {len(names)} files: one for each of {exported.traces} traces, and the manifest\n")
     say("4. Three questions, answered by SQL")
     with reading(engine) as conn:
         for title, query in _QUERIES.items():
@@ -119,12 +119,11 @@ def serve(
         server = MockLangfuse(dataset, api=apis[api], host=host, port=port)  # type: ignore[arg-type]
     except OSError as error:
         raise ConfigError(f"--port {port}: {error.strerror}; choose another, or 0 for a free one") from None
-    sys.stdout.write(
+    print_text(
         f"export LANGFUSE_BASE_URL={server.base_url}\n"
         f"export LANGFUSE_PUBLIC_KEY={PUBLIC_KEY}\n"
         f"export LANGFUSE_SECRET_KEY={SECRET_KEY}\n"
     )
-    sys.stdout.flush()
     say("serving until interrupted (Ctrl-C)")
     # A shell that starts it in the background has SIGINT ignored; asked to stop, it stops all the same.
     for name in (signal.SIGINT, signal.SIGTERM):

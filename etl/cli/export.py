@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from etl.cli import output
 from etl.cli.invocation import json_option
 from etl.cli.output import failure, print_json, print_table, progress_bar, say
 from etl.cli.ranges import time_option
@@ -97,8 +98,8 @@ def export_command(
     engine = engine_of(config)
     require_current(engine)
     if stdout:
-        with _hint_at_langfuse(refresh):
-            write_stream(engine, selection, options, sys.stdout.buffer)
+        with _hint_at_langfuse(refresh), output.stdout() as out:
+            write_stream(engine, selection, options, out.buffer)
         return
     started = time.monotonic()
     with _hint_at_langfuse(refresh), progress_bar(not as_json, "traces") as move:

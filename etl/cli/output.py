@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from etl.errors import StdoutError
 from etl.logs import redact
 from etl.transform.jsontext import dumps_indented
 
@@ -22,10 +24,37 @@ _WIDTH_OF_FILES = 200
 people = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
 
+@contextmanager
+def stdout() -> Iterator[TextIO]:
+    """Where data goes; it is flushed at the end.
+
+    Raises:
+        StdoutError: It takes nothing: it was closed before the program began, or its disk is full.
+    """
+    if sys.stdout is None:
+        raise StdoutError("nothing can be printed, stdout is closed; what was done stays done")
+    try:
+        yield sys.stdout
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        raise
+    except OSError as error:
+        # What is still to be printed would fail again at the end of the program.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise StdoutError(f"stdout cannot be written ({error.strerror}); what was done stays done") from None
+
+
+def print_text(text: str) -> None:
+    """Lines on stdout."""
+    with stdout() as out:
+        out.write(text)
+
+
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    sys.stdout.buffer.write(dumps_indented(document) + b"\n")
-    sys.stdout.buffer.flush()
+    with stdout() as out:
+        out.buffer.write(dumps_indented(document) + b"\n")
+        out.buffer.flush()
 
 
 def failure(error: str, status: str = "failed") -> dict[str, str]:
@@ -55,9 +84,9 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
-    # In a pipe or a file nothing is folded to the width of a terminal that is not there.
-    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
-    Console(markup=False, highlight=False, width=width).print(table)
+    with stdout() as out:
+        # In a pipe or a file nothing is folded to the width of a terminal that is not there.
+        Console(markup=False, highlight=False, width=None if out.isatty() else _WIDTH_OF_FILES).print(table)
 
 
 @contextmanager

@@ -96,7 +96,7 @@ def verify(
             )
     errors = views.errors_in(reports)
     if as_json:
-        _print_document(asdict(found), errors)
+        _print_document(asdict(found), reports)
     else:
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
@@ -127,8 +127,9 @@ def time_option(option: str, text: str) -> datetime:
         raise typer.BadParameter(f"{option}: {error}") from None
 
 
-def _print_document(document: dict[str, Any], errors: list[str]) -> None:
-    print_json((failure("\n".join(errors)) if errors else {}) | document)
+def _print_document(document: dict[str, Any], reports: list[RunReport]) -> None:
+    errors = views.errors_in(reports)
+    print_json((failure("\n".join(errors), views.worst_status(reports)) if errors else {}) | document)
 
 
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
@@ -142,7 +143,7 @@ def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_jso
             for name in Estimate._fields
         }
         projects = {"projects": {name: one.as_json() for name, one in estimates.items()}}
-        _print_document(total | projects, errors)
+        _print_document(total | projects, reports)
     else:
         print_table(
             "langfuse-etl backfill --plan",

@@ -41,13 +41,27 @@ def sync_document(reports: Sequence[RunReport]) -> dict[str, Any]:
     return (
         (failure("\n".join(errors), document["status"]) if errors else {})
         | document
-        | {"projects": [{"name": report.project, **_document([report]), "error": report.error} for report in reports]}
+        | {
+            "projects": [
+                {"name": report.project, **_document([report]), "error": _reason(report)} for report in reports
+            ]
+        }
     )
 
 
 def errors_in(reports: Sequence[RunReport]) -> list[str]:
-    """A line for each run that came to nothing."""
-    return [f"{report.project}: {report.error}" for report in reports if report.error]
+    """A line for each run that was not completed."""
+    return [f"{report.project}: {reason}" for report in reports if (reason := _reason(report)) is not None]
+
+
+def worst_status(reports: Sequence[RunReport]) -> str:
+    """`failed` before `interrupted` before `ok`."""
+    statuses = [report.status for report in reports]
+    return next((bad for bad in ("failed", "interrupted") if bad in statuses), "ok")
+
+
+def _reason(report: RunReport) -> str | None:
+    return report.error or (None if report.status == "ok" else report.status)
 
 
 def show_sync(command: str, reports: Sequence[RunReport], as_json: bool) -> None:
@@ -119,10 +133,8 @@ def print_status(document: dict[str, Any]) -> None:
 
 
 def _document(reports: Sequence[RunReport]) -> dict[str, Any]:
-    statuses = [report.status for report in reports]
-    status = next((bad for bad in ("failed", "interrupted") if bad in statuses), "ok")
     return {
-        "status": status,
+        "status": worst_status(reports),
         "rows_read": sum(report.total("rows_read") for report in reports),
         "rows_written": sum(report.total("rows_written") for report in reports),
         "requests": sum(report.requests for report in reports),

@@ -145,7 +145,7 @@ def _made(settings: bytes, body: bytes) -> bytes:
 
 def _started() -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - this very program
-        [sys.executable, "-I", "-c", _PROGRAM, *sys.path],
+        [sys.executable, "-I", *(["-B"] if sys.dont_write_bytecode else []), "-c", _PROGRAM, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,  # Ctrl-C is for the one that stores what is at hand

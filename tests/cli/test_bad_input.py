@@ -361,3 +361,35 @@ def test_a_database_that_is_deleted_is_made_again(cli: Cli) -> None:
     for path in cli.folder.glob("langfuse.db*"):
         path.unlink()
     assert cli("sync", "--json").document["status"] == "ok"
+
+
+# A stdout that takes nothing
+
+FULL = "os.dup2(os.open('/dev/full', os.O_WRONLY), 1)"
+CLOSED = "os.close(1)"
+
+
+@pytest.mark.parametrize(
+    ("before", "said"),
+    [(FULL, "stdout cannot be written (No space left on device)"), (CLOSED, "nothing can be printed")],
+    ids=["full", "closed"],
+)
+@pytest.mark.parametrize("words", [("sync",), ("sync", "--json"), ("status",), ("status", "--json")], ids=" ".join)
+def test_a_stdout_that_takes_nothing_is_said(
+    cli: Cli, server: MockLangfuse, words: tuple[str, ...], before: str, said: str
+) -> None:
+    cli.environ |= keys(server.base_url)
+    result = cli.process(*words, before=before)
+    assert result.code == 1
+    assert said in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+    assert "bug" not in result.err
+
+
+def test_a_failure_is_said_where_stdout_takes_nothing(cli: Cli, server: MockLangfuse) -> None:
+    cli.environ |= keys(server.base_url)
+    for before in (FULL, CLOSED):
+        result = cli.process("sync", "--project", "nosuch", "--json", before=before)
+        assert result.code == 3
+        (line,) = result.err.splitlines()
+        assert "nosuch" in line

@@ -219,6 +219,7 @@ def test_asked_to_stop_it_keeps_its_pages_and_says_interrupted(
         server.before_answer = None
         report = json.loads(printed)
         assert (code, report["status"]) == (130, "interrupted")
+        assert report["error"].endswith(": interrupted")
         assert report["rows_written"] == len(rows(engine, "traces")) + len(rows(engine, "sessions")) > 0
         (run,) = rows(engine, "sync_runs")
         assert (run["status"], run["rows_written"]) == ("interrupted", report["rows_written"])
