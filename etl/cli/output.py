@@ -54,7 +54,6 @@ def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     with stdout() as out:
         out.buffer.write(dumps_indented(document) + b"\n")
-        out.buffer.flush()
 
 
 def failure(error: str, status: str = "failed") -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from etl.cli import views
 from etl.cli.invocation import json_option
-from etl.cli.output import failure, print_json, print_table, say, say_error, sync_progress
+from etl.cli.output import print_json, print_table, say, say_error, sync_progress
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -96,7 +96,7 @@ def verify(
             )
     errors = views.errors_in(reports)
     if as_json:
-        _print_document(asdict(found), reports)
+        print_json(views.failing_first(asdict(found), reports))
     else:
         print_table("langfuse-etl verify", tuple(asdict(found)), [tuple(asdict(found).values())])
         for error in errors:
@@ -130,11 +130,6 @@ def time_option(option: str, text: str) -> datetime:
         raise typer.BadParameter(f"{option}: {error}") from None
 
 
-def _print_document(document: dict[str, Any], reports: list[RunReport]) -> None:
-    errors = views.errors_in(reports)
-    print_json((failure("\n".join(errors), views.worst_status(reports)) if errors else {}) | document)
-
-
 def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_json: bool) -> None:
     from etl.pipeline.backfill import Estimate
 
@@ -146,7 +141,7 @@ def _print_plan(reports: list[RunReport], estimates: dict[str, Estimate], as_jso
             for name in Estimate._fields
         }
         projects = {"projects": {name: one.as_json() for name, one in estimates.items()}}
-        _print_document(total | projects, reports)
+        print_json(views.failing_first(total | projects, reports))
     else:
         print_table(
             "langfuse-etl backfill --plan",

@@ -37,16 +37,14 @@ def print_checks(checks: Sequence[Check]) -> None:
 
 def sync_document(reports: Sequence[RunReport]) -> dict[str, Any]:
     """The counts of all projects together, and `projects` with those of each; `error` says why the status is not ok."""
-    document, errors = _document(reports), errors_in(reports)
-    return (
-        (failure("\n".join(errors), document["status"]) if errors else {})
-        | document
-        | {
-            "projects": [
-                {"name": report.project, **_document([report]), "error": _reason(report)} for report in reports
-            ]
-        }
-    )
+    projects = [{"name": one.project, **_document([one]), "error": _reason(one)} for one in reports]
+    return failing_first(_document(reports) | {"projects": projects}, reports)
+
+
+def failing_first(document: dict[str, Any], reports: Sequence[RunReport]) -> dict[str, Any]:
+    """`document`; where a run was not completed it begins as `output.failure` says."""
+    errors = errors_in(reports)
+    return (failure("\n".join(errors), _worst_status(reports)) if errors else {}) | document
 
 
 def errors_in(reports: Sequence[RunReport]) -> list[str]:
@@ -54,7 +52,7 @@ def errors_in(reports: Sequence[RunReport]) -> list[str]:
     return [f"{report.project}: {reason}" for report in reports if (reason := _reason(report)) is not None]
 
 
-def worst_status(reports: Sequence[RunReport]) -> str:
+def _worst_status(reports: Sequence[RunReport]) -> str:
     """`failed` before `interrupted` before `ok`."""
     statuses = [report.status for report in reports]
     return next((bad for bad in ("failed", "interrupted") if bad in statuses), "ok")
@@ -134,7 +132,7 @@ def print_status(document: dict[str, Any]) -> None:
 
 def _document(reports: Sequence[RunReport]) -> dict[str, Any]:
     return {
-        "status": worst_status(reports),
+        "status": _worst_status(reports),
         "rows_read": sum(report.total("rows_read") for report in reports),
         "rows_written": sum(report.total("rows_written") for report in reports),
         "requests": sum(report.requests for report in reports),

@@ -51,12 +51,17 @@ class Differences(NamedTuple):
     missing: set[Key]
     changed: set[Key]
 
+    @property
+    def keys(self) -> set[Key]:
+        """Both together."""
+        return self.missing | self.changed
+
 
 def differing_stretch(conn: Connection, tables: Mapping[str, Sequence[Row]]) -> Window | None:
     """The shortest window with all rows that are new or differ from what is stored; None if there are none."""
     times: list[str] = []
     for name, rows in tables.items():
-        differing = set().union(*differences(conn, name, rows))
+        differing = differences(conn, name, rows).keys
         times += [time for key, time in keys_and_times(name, rows).items() if key in differing]
     if not times:
         return None

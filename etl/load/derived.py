@@ -126,7 +126,7 @@ def derive_traces(
                 "traces",
                 rows,
                 now,
-                damaged=set().union(*differences(conn, "traces", rows)) if distrust else (),
+                damaged=differences(conn, "traces", rows).keys if distrust else (),
                 with_new=with_new,
             )
 
@@ -175,9 +175,7 @@ def derive_sessions(
     """
     for derived in _derived_sessions(conn, project_id, session_ids, left):
         rows = [row for row, stored_so in derived if distrust or not stored_so]
-        upsert(
-            conn, "sessions", rows, now, damaged=set().union(*differences(conn, "sessions", rows)) if distrust else ()
-        )
+        upsert(conn, "sessions", rows, now, damaged=differences(conn, "sessions", rows).keys if distrust else ())
 
 
 def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:

@@ -373,7 +373,7 @@ class _Run:
         tables = self._rows_of(page)
         with reading(self._engine) as conn:
             for table, rows in tables.items():
-                found |= {key[0] for key in set().union(*differences(conn, table, rows)) if key[0]}
+                found |= {key[0] for key in differences(conn, table, rows).keys if key[0]}
         return found
 
     # Writing, here alone

@@ -50,7 +50,7 @@ def store_rows(
     for table, rows in sorted(tables.items(), key=lambda entry: entry[0] == "traces"):
         if table == "traces" and observations_copied:
             known = trace_metrics(conn, project_id, touched if derives else changed)
-        damaged = set().union(*differences(conn, table, rows)) if distrust else set()
+        damaged = differences(conn, table, rows).keys if distrust else ()
         written.append(upsert(conn, table, rows, now, damaged=damaged, with_new=columns_by_key(known)))
     if derives:
         # Of rows that the older API gave nobody may have derived a trace or a session yet.
