@@ -1,101 +1,29 @@
-"""What follows from stored observations: metrics of traces, and on v4 the traces and sessions themselves."""
+"""What follows from stored observations: on v4 the traces and sessions themselves; of metrics see `load.metrics`."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cache
-from types import MappingProxyType
 from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, case, collate, func, select, type_coerce
+from sqlalchemy import Connection, Select, bindparam, collate, select
 
-from etl.load.bulk import update_values
 from etl.load.compare import Differences, differences
 from etl.load.keys import Key, listed, listed_ids, of_listed, rows_by_key
+from etl.load.metrics import NONE_KNOWN, columns_by_key
 from etl.load.tables import observations, sessions, traces
-from etl.load.types import instant_text
 from etl.load.upsert import upsert
 from etl.transform import derive
-from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics, Span, metrics
+from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics
 from etl.transform.rows import Row
 
 # What tells of a stored row whether it was derived, and is as it would be now.
 _DERIVED_SO = ("read_from", "content_hash", "deleted_at")
-_NONE_KNOWN: Mapping[str, Metrics] = MappingProxyType({})
 # What is read of so many traces or sessions may be in memory together.
 _IDS_PER_SELECT = 10_000
 # Inputs and outputs of many traces do not fit in memory together; how large they are is seen as they come.
 _FIRST_GROUP, _GROUP_CHARACTERS = 8, 4_000_000
-
-
-def trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, Metrics]:
-    """What follows from the stored observations of each of these traces, whether it is stored itself or not."""
-    spans: dict[str, list[Span]] = {trace_id: [] for trace_id in trace_ids}
-    spans_query, costs_query = _metrics_queries(conn.dialect.name)
-    for ids in _chunks(trace_ids):
-        wanted = {"project": project_id, **listed(ids)}
-        for trace_id, start, end in conn.execute(spans_query, wanted).all():
-            spans[trace_id].append(Span(_moment(start), _moment(end), None))
-        for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
-            spans[trace_id].append(Span(None, None, cost_usd))
-    return {trace_id: metrics(parts) for trace_id, parts in spans.items()}
-
-
-def refresh_trace_metrics(
-    conn: Connection,
-    project_id: str,
-    trace_ids: Collection[str],
-    now: datetime,
-    *,
-    known: Mapping[str, Metrics] = _NONE_KNOWN,
-) -> int:
-    """Sets `latency` and `total_cost` of these traces where they differ; returns how many did.
-
-    Traces that are not stored are passed over: they get theirs in the transaction that stores them.
-
-    Args:
-        known: Those that were worked out already.
-    """
-    moment = instant_text(now)
-    changes = [
-        (*new, moment, project_id, trace_id)
-        for trace_id, new in _other_metrics(conn, project_id, trace_ids, known).items()
-    ]
-    update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
-    return len(changes)
-
-
-def _other_metrics(
-    conn: Connection, project_id: str, trace_ids: Collection[str], known: Mapping[str, Metrics]
-) -> dict[str, Metrics]:
-    """What follows from the stored observations of these traces, where something else is stored."""
-    keys = [(project_id, trace_id) for trace_id in trace_ids]
-    stored = {key[1]: Metrics(*values) for key, values in rows_by_key(conn, traces, keys, ["latency", "total_cost"])}
-    fresh = {**trace_metrics(conn, project_id, stored.keys() - known.keys()), **known}
-    return {trace_id: fresh[trace_id] for trace_id, old in stored.items() if fresh[trace_id] != old}
-
-
-@cache
-def _metrics_queries(dialect: str) -> tuple[Select[Any], Select[Any]]:
-    """Of each trace that `listed` names: its first start and last end; the cost of each observation with one.
-
-    Costs are added in Python, where they are added as the server does.
-    """
-    columns = observations.c
-    alive = columns.project_id == bindparam("project"), columns.deleted_at.is_(None)
-    later = func.greatest if dialect == "postgresql" else func.max
-    end = later(columns.start_time, func.coalesce(columns.end_time, columns.start_time))
-    # A condition on the start would lead SQLite to an index of times, and so through the whole table.
-    last_end = func.max(case((columns.start_time.is_not(None), end)))
-    spans = (
-        select(columns.trace_id, func.min(columns.start_time), type_coerce(last_end, columns.start_time.type))
-        .where(*alive)
-        .group_by(columns.trace_id)
-    )
-    costs = select(columns.trace_id, columns.calculated_total_cost)
-    costs = costs.where(*alive, columns.calculated_total_cost != 0)
-    return of_listed(dialect, spans, columns.trace_id), of_listed(dialect, costs, columns.trace_id)
 
 
 def derive_traces(
@@ -105,7 +33,7 @@ def derive_traces(
     now: datetime,
     *,
     if_missing: Collection[str] = (),
-    known: Mapping[str, Metrics] = _NONE_KNOWN,
+    known: Mapping[str, Metrics] = NONE_KNOWN,
     distrust: bool = False,
 ) -> None:
     """Makes these traces of all their stored observations, as far as no traces API and no copy gave them.
@@ -131,11 +59,6 @@ def derive_traces(
             )
 
 
-def columns_by_key(known: Mapping[str, Metrics]) -> dict[Key, Row]:
-    """Metrics as columns of `traces`, by the keys of the traces without the project."""
-    return {(trace_id,): found._asdict() for trace_id, found in known.items()}
-
-
 def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[str], *, light: bool) -> Differences:
     """What of these traces is not stored as it follows from the stored observations; see `derive_traces`.
 
@@ -151,11 +74,6 @@ def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[st
             missing |= found.missing
             changed |= found.changed
     return Differences(missing, changed)
-
-
-def differing_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[Key]:
-    """The stored traces whose latency or cost is not what follows from the stored observations."""
-    return {(trace_id,) for trace_id in _other_metrics(conn, project_id, trace_ids, _NONE_KNOWN)}
 
 
 def derive_sessions(
@@ -314,7 +232,3 @@ def _chunks(ids: Iterable[str]) -> Iterator[list[str]]:
     wanted = sorted(ids)
     for start in range(0, len(wanted), _IDS_PER_SELECT):
         yield wanted[start : start + _IDS_PER_SELECT]
-
-
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text)

@@ -15,8 +15,9 @@ from sqlalchemy import Connection
 from etl.extract.readers import Page
 from etl.intervals import Window
 from etl.load.compare import Differences
-from etl.load.derived import differing_metrics, differing_sessions, differing_traces
+from etl.load.derived import differing_sessions, differing_traces
 from etl.load.keys import Key
+from etl.load.metrics import differing_metrics
 from etl.load.selection import session_ids_of
 from etl.load.tables import TIME_COLUMNS
 from etl.pipeline.scope import Scope

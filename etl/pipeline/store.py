@@ -9,7 +9,8 @@ from sqlalchemy import Connection
 
 from etl.load.compare import differences
 from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
-from etl.load.derived import columns_by_key, derive_sessions, derive_traces, refresh_trace_metrics, trace_metrics
+from etl.load.derived import derive_sessions, derive_traces
+from etl.load.metrics import columns_by_key, refresh_trace_metrics, trace_metrics
 from etl.load.selection import of_stored_traces, session_ids_of, session_ids_without_row
 from etl.load.upsert import Written, upsert
 from etl.pipeline.scope import Scope

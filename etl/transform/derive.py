@@ -19,7 +19,7 @@ from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, exact_text, exact_values, row_hash
 
 # The server adds costs as decimals with 12 places (ClickHouse `Decimal64(12)`); adding doubles would differ.
-_COST_UNITS_PER_USD = 10**12
+COST_UNITS_PER_USD = 10**12
 _EPOCH_MS = 1000
 
 # The columns of observations that `whole_trace` needs, and those that it takes from the root, if they are there.
@@ -68,8 +68,8 @@ def metrics(spans: Iterable[Span]) -> Metrics:
             starts.append(start)
             ends.append(start if end is None else max(start, end))
         if cost_usd:
-            units = cost_usd * _COST_UNITS_PER_USD
-            cost_units += round(units) if isfinite(units) else int(cost_usd) * _COST_UNITS_PER_USD
+            units = cost_usd * COST_UNITS_PER_USD
+            cost_units += round(units) if isfinite(units) else int(cost_usd) * COST_UNITS_PER_USD
     latency_ms = round((max(ends) - min(starts)).total_seconds() * _EPOCH_MS) if starts else 0
     return Metrics(latency_ms / _EPOCH_MS, _usd(cost_units))
 
@@ -77,7 +77,7 @@ def metrics(spans: Iterable[Span]) -> Metrics:
 def _usd(cost_units: int) -> float:
     """The nearest double; the server's decimals end long before the largest one."""
     try:
-        return cost_units / _COST_UNITS_PER_USD
+        return cost_units / COST_UNITS_PER_USD
     except OverflowError:
         return sys.float_info.max if cost_units > 0 else -sys.float_info.max
 

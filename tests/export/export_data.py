@@ -14,8 +14,8 @@ import yaml
 from sqlalchemy import Engine, Table, select, update
 
 from etl.demo.shapes import score_v3
-from etl.load.derived import refresh_trace_metrics
 from etl.load.engine import writing
+from etl.load.metrics import refresh_trace_metrics
 from etl.load.tables import traces
 from etl.load.upsert import upsert
 from etl.transform import scores
