@@ -10,11 +10,11 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import requests
 import tenacity
@@ -35,11 +35,13 @@ from etl.errors import (
     UnexpectedAnswerError,
 )
 from etl.extract.budget import Bucket, Budget, Budgets, bucket_of
-from etl.transform.jsontext import JsonTextError, parse
+from etl.transform.items import Fields, Item, fields_of, items_of, value_of
+from etl.transform.jsontext import JsonTextError
 
 log = logging.getLogger(__name__)
 
 Params = Mapping[str, str | int | Sequence[str]]
+T = TypeVar("T")
 
 MAX_BODY_BYTES = 16 * 2**20
 _CHUNK_BYTES = 2**18
@@ -57,10 +59,22 @@ _DEPRECATIONS_SAID: set[str | None] = set()
 
 
 class Answer(NamedTuple):
-    """A parsed JSON object; see `jsontext.Parsed` for `plain`. Its text had `body_bytes`."""
+    """A JSON object, as the text of the value of each of its fields. Its text had `body_bytes`."""
 
-    value: dict[str, Any]
-    plain: bool
+    fields: Fields
+    body_bytes: int
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """The object."""
+        return {name: value_of(text) for name, text in self.fields.items()}
+
+
+class ListAnswer(NamedTuple):
+    """`{data: [objects], meta: {…}}`. Its text had `body_bytes`."""
+
+    items: list[Item]
+    meta: dict[str, Any]
     body_bytes: int
 
 
@@ -177,7 +191,6 @@ class Client:
         *,
         patience: Patience | None = None,
         any_size: bool = False,
-        is_list: bool = False,
     ) -> Answer:
         """The JSON object that `path` answers.
 
@@ -186,13 +199,21 @@ class Client:
             params: Query parameters; a sequence is sent as repeated parameters.
             patience: In place of the client's own.
             any_size: Take a body of any size, not only up to 16 MiB.
-            is_list: Take only `{data: [objects], meta: {…}}`.
         Raises:
             AuthError, ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError: At once.
             RetriableApiError, UnexpectedAnswerError: After all retries.
             ShutdownRequested: The stop event was set.
         """
-        patience = patience or self._patience
+        return self._get(path, params, lambda answer: answer, patience or self._patience, any_size)
+
+    def get_list(self, path: str, params: Params, *, any_size: bool = False) -> ListAnswer:
+        """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
+        return self._get(path, params, lambda answer: _as_list(answer, path), self._patience, any_size)
+
+    def _get(
+        self, path: str, params: Params | None, read: Callable[[Answer], T], patience: Patience, any_size: bool
+    ) -> T:
+        """What `read` makes of the answer."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
             stop=tenacity.stop_any(
@@ -206,19 +227,21 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(self._get_once, path, params, None if any_size else MAX_BODY_BYTES, patience, is_list)
+            answer: T = retrying(self._get_once, path, params, read, None if any_size else MAX_BODY_BYTES, patience)
         except (RetriableApiError, UnexpectedAnswerError):
             if self.stop.is_set():
                 raise ShutdownRequested("stopped while waiting for Langfuse") from None
             raise
-
-    def get_list(self, path: str, params: Params, *, any_size: bool = False) -> Answer:
-        """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
-        return self.get(path, params, any_size=any_size, is_list=True)
+        return answer
 
     def _get_once(
-        self, path: str, params: Params | None, max_bytes: int | None, patience: Patience, is_list: bool
-    ) -> Answer:
+        self,
+        path: str,
+        params: Params | None,
+        read: Callable[[Answer], T],
+        max_bytes: int | None,
+        patience: Patience,
+    ) -> T:
         budget = self._budgets.of(self._host(), self.organization_id, bucket_of(path))
         if budget.held_for_s() > patience.give_up_after_s:
             raise _HeldTooLongError(
@@ -250,10 +273,7 @@ class Client:
         self._note_clock(response.headers.get("Date"))
         if response.status_code == 429:
             raise self._refused(response, budget, path)
-        answer = self._judge(response, body, path)
-        if is_list:
-            check_list(answer.value, path)
-        return answer
+        return read(self._judge(response, body, path))
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytearray:
         body = bytearray()  # pieces put together at the end would be held twice
@@ -294,21 +314,22 @@ class Client:
     def _judge(self, response: requests.Response, body: bytearray, path: str) -> Answer:
         status = response.status_code
         try:
-            value, plain = parse(body)
+            fields = fields_of(body)
+            # Langfuse Cloud adds it where endpoints will go (recorded in `cloud_mode_deprecation_and_429`).
+            deprecation = value_of(fields.pop("_deprecation", b"null"))
+            problem = {} if status == 200 else {name: value_of(text) for name, text in fields.items()}
         except JsonTextError:
-            value, plain = None, False
-        problem = value if isinstance(value, dict) else {}
-        # Langfuse Cloud adds it to answers of endpoints that will go (recorded in `cloud_mode_deprecation_and_429`).
-        if (deprecation := problem.pop("_deprecation", None)) is not None:
-            _say_deprecated(path, deprecation)
-        if status == 200:
-            if not isinstance(value, dict):
+            if status == 200:
                 raise UnexpectedAnswerError(
                     f"GET {path}: {self._host()} answers, but not with Langfuse's JSON; check LANGFUSE_BASE_URL",
                     path=path,
                     status=status,
-                )
-            return Answer(value, plain, len(body))
+                ) from None
+            deprecation, problem = None, {}
+        if deprecation is not None:
+            _say_deprecated(path, deprecation)
+        if status == 200:
+            return Answer(fields, len(body))
         if status in (401, 403):
             raise AuthError(self._auth_advice(status), path=path, status=status)
         if status in (404, 405) and "error" in problem:
@@ -356,15 +377,26 @@ class Client:
         self._traffic.retried()
 
 
-def check_list(value: Mapping[str, Any], path: str) -> None:
-    """Refuses what is not `{data: [objects], meta: {…}}`.
+def objects_in(answer: Answer, name: str, path: str) -> list[Item]:
+    """The objects of a list in an answer.
 
     Raises:
         UnexpectedAnswerError: A proxy, an error page or a half answer in the guise of success.
     """
-    data, meta = value.get("data"), value.get("meta")
-    if not (isinstance(data, list) and isinstance(meta, dict) and all(isinstance(item, dict) for item in data)):
+    try:
+        return items_of(answer.fields[name])
+    except (KeyError, JsonTextError):
+        raise UnexpectedAnswerError(f"GET {path}: not a list as Langfuse answers it", path=path, status=200) from None
+
+
+def _as_list(answer: Answer, path: str) -> ListAnswer:
+    try:
+        meta = value_of(answer.fields.get("meta", b"null"))
+    except JsonTextError:
+        meta = None
+    if not isinstance(meta, dict):
         raise UnexpectedAnswerError(f"GET {path}: not a list as Langfuse answers it", path=path, status=200)
+    return ListAnswer(objects_in(answer, "data", path), meta, answer.body_bytes)
 
 
 def _pairs(params: Params | None) -> list[tuple[str, str]]:

@@ -9,14 +9,15 @@ from datetime import datetime
 
 from etl.errors import TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import row_time
-from etl.extract.client import Answer
+from etl.extract.client import ListAnswer
 from etl.extract.readers import Page, Segment
 from etl.extract.walks import SEGMENT_ROWS
 from etl.intervals import MILLISECOND, Window, whole_ms
+from etl.transform.items import listed_text
 from etl.transform.pages import Kind, keys_of
 
 # Asks for `limit` rows of a window after a cursor, None for the first.
-Fetch = Callable[[Window, int, str | None], Answer]
+Fetch = Callable[[Window, int, str | None], ListAnswer]
 
 _TRIES_PER_PAGE = 3
 _MAX_TIME_OUTS = 30
@@ -95,9 +96,9 @@ def newest_by_cursor(fetch: Fetch, window: Window, *, time_field: str, path: str
     """
     for _ in range(2):
         answer = fetch(window, 1, None)
-        if answer.value["data"]:
-            return row_time(answer.value["data"][0], time_field, path)
-        if answer.value["meta"].get("cursor") is not None:
+        if answer.items:
+            return row_time(answer.items[0], time_field, path)
+        if answer.meta.get("cursor") is not None:
             return window.end
     return None
 
@@ -118,21 +119,21 @@ class _Asking:
     def __post_init__(self) -> None:
         self.limit = self.most = self.largest
 
-    def page(self, window: Window, cursor: str | None) -> Answer:
+    def page(self, window: Window, cursor: str | None) -> ListAnswer:
         """The next page, whole."""
         answer = self._once(window, cursor)
         for _ in range(1, _TRIES_PER_PAGE):
-            if len(answer.value["data"]) >= self.limit or answer.value["meta"].get("cursor") is None:
+            if len(answer.items) >= self.limit or answer.meta.get("cursor") is None:
                 break
             before, answer = answer, self._once(window, cursor)
-            if answer.value == before.value:
+            if _say_the_same(answer, before):
                 break
         if self.limit == 1:
             self.most = self.largest
         self.limit = min(self.most, self.limit * 2)
         return answer
 
-    def _once(self, window: Window, cursor: str | None) -> Answer:
+    def _once(self, window: Window, cursor: str | None) -> ListAnswer:
         while True:
             self.requests += 1
             try:
@@ -143,6 +144,10 @@ class _Asking:
                 self.limit //= 2
 
 
+def _say_the_same(one: ListAnswer, other: ListAnswer) -> bool:
+    return one.meta == other.meta and listed_text(one.items) == listed_text(other.items)
+
+
 def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: str) -> Iterator[Page]:
     """The pages of one window; together their segments are the window."""
     cursor: str | None = None
@@ -150,7 +155,7 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
     read = tail = 0  # `tail` of the rows that were read stand at the millisecond `last`
     while True:
         answer = asking.page(window, cursor)
-        items = answer.value["data"]
+        items = answer.items
         times = [row_time(item, time_field, path) for item in items]
         if any(not window.start <= time < window.end for time in times) or times != sorted(times, reverse=True):
             raise UnexpectedAnswerError(f"GET {path}: rows out of order or outside the time range", path=path)
@@ -159,7 +164,7 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
         if times:
             tail = times.count(times[-1]) + (tail if times[0] == times[-1] == last else 0)
             last = times[-1]
-        next_cursor = answer.value["meta"].get("cursor")
+        next_cursor = answer.meta.get("cursor")
         if next_cursor is not None and next_cursor == cursor:
             raise UnexpectedAnswerError(f"GET {path}: the cursor does not move", path=path)
         cursor = next_cursor
@@ -175,6 +180,6 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
         if closes:
             asking.requests = 0
         read += fresh
-        yield Page(kind, items, answer.plain, closes, body_bytes=answer.body_bytes)
+        yield Page(kind, items, closes, body_bytes=answer.body_bytes)
         if cursor is None:
             return

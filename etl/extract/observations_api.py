@@ -16,7 +16,7 @@ from typing import Any
 from etl.errors import TooMuchError
 from etl.extract import scores_v3
 from etl.extract.answers import instant
-from etl.extract.client import Answer, Client, Params
+from etl.extract.client import Client, ListAnswer, Params
 from etl.extract.cursor import TimeOuts, newest_by_cursor, read_by_cursor
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page
@@ -132,7 +132,7 @@ class ObservationsReader:
         for page in self._read_observations(window, selector.params, light=light, light_fields=light_fields):
             items = [item for item in page.items if not item.get("traceName")]
             if page.kind is Kind.OBSERVATION_V2_CORE:
-                items = [{name: item[name] for name in item if name not in _TRACE_CONTEXT} for item in items]
+                items = [item.without(*_TRACE_CONTEXT) for item in items]
             yield page._replace(items=items)
 
     def _read_observations(
@@ -141,7 +141,7 @@ class ObservationsReader:
         """A row that the server cannot send even by itself comes without its contents; its segment is partial then."""
         alone = partial = False
 
-        def fetch(part: Window, limit: int, cursor: str | None) -> Answer:
+        def fetch(part: Window, limit: int, cursor: str | None) -> ListAnswer:
             nonlocal alone, partial
             alone = False
             try:
@@ -152,7 +152,7 @@ class ObservationsReader:
                 self._time_outs.note(error)
             answer = self._get(chosen or {}, light_fields, part, limit, cursor)
             alone = partial = True
-            ids = ", ".join(f"{item.get('id')} of trace {item.get('traceId')}" for item in answer.value["data"])
+            ids = ", ".join(f"{item.get('id')} of trace {item.get('traceId')}" for item in answer.items)
             log.warning("observation %s cannot be sent by the server; stored without contents", ids)
             return answer
 
@@ -166,7 +166,7 @@ class ObservationsReader:
                 closes, partial = [segment._replace(proof="partial") for segment in closes], alone
             yield page._replace(kind=kind, closes=closes, light=light)
 
-    def _get(self, chosen: Params, fields: str, window: Window, limit: int, cursor: str | None) -> Answer:
+    def _get(self, chosen: Params, fields: str, window: Window, limit: int, cursor: str | None) -> ListAnswer:
         """One page, from the newest row of `window` or from behind a cursor."""
         params: Params = {
             **chosen,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from etl.errors import ApiGoneError, AuthError, NotFoundError, UnexpectedAnswerError
 from etl.extract.answers import instant
 from etl.extract.budget import is_cloud
-from etl.extract.client import Client, Params, Patience, check_list
+from etl.extract.client import Client, Params, Patience
 from etl.extract.readers import Api
 
 # A person waits for this one: an address that does not answer is said quickly.
@@ -112,7 +112,7 @@ def _answers(client: Client, api: Api, now: datetime) -> ApiGoneError | None:
         until: instant(now),
     }
     try:
-        check_list(client.get(path, params).value, path)
+        client.get_list(path, params)
     except ApiGoneError as error:
         return error
     except NotFoundError as error:

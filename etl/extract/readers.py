@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from etl.intervals import Window
+from etl.transform.items import Item
 from etl.transform.pages import Kind
 
 Api = Literal["traces", "observations"]
@@ -36,8 +37,7 @@ class Page(NamedTuple):
     """
 
     kind: Kind
-    items: list[dict[str, Any]]
-    plain: bool
+    items: list[Item]
     closes: Sequence[Segment] = ()
     light: bool = False
     selected: bool = False

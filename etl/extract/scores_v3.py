@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from etl.extract.answers import instant
-from etl.extract.client import Answer, Client, Params
+from etl.extract.client import Client, ListAnswer, Params
 from etl.extract.cursor import TimeOuts, newest_by_cursor, read_by_cursor
 from etl.extract.readers import Page
 from etl.extract.walks import MAX_LIMIT
@@ -48,7 +48,7 @@ def newest_score_v3(client: Client, window: Window) -> datetime | None:
     )
 
 
-def get_scores_v3(client: Client, chosen: Params, window: Window, limit: int, cursor: str | None) -> Answer:
+def get_scores_v3(client: Client, chosen: Params, window: Window, limit: int, cursor: str | None) -> ListAnswer:
     """One page, from the newest score of `window` or from behind a cursor."""
     params: Params = {
         **chosen,

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
-from etl.extract.client import Answer, Client, Params
+from etl.extract.client import Client, ListAnswer, Params, objects_in
 from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page, Segment
@@ -158,7 +158,7 @@ class TracesReader:
         lists = [SCORES_V2, SCORES_V1] if source == "scores" else [self._lists[source]]
         for endpoint in lists:
             try:
-                return Expected(total_items(self._list(endpoint, window, 1).value["meta"], endpoint.path))
+                return Expected(total_items(self._list(endpoint, window, 1).meta, endpoint.path))
             except (ApiGoneError, NotFoundError):
                 continue
         return Expected(None)
@@ -197,8 +197,9 @@ class TracesReader:
                 self._do_without(None)
         answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
         # The document leaves out two fields that are null for every score of a trace.
-        scores = [{"sessionId": None, "datasetRunId": None, **score} for score in _objects(answer, "scores")]
-        yield Page(Kind.SCORE_LEGACY, scores, answer.plain, body_bytes=answer.body_bytes)
+        left_out = {"sessionId": None, "datasetRunId": None}
+        scores = [score.with_defaults(left_out) for score in objects_in(answer, "scores", "/traces/…")]
+        yield Page(Kind.SCORE_LEGACY, scores, body_bytes=answer.body_bytes)
 
     def _read_scores_v3(self, window: Window, chosen: Params | None = None) -> Iterator[Page]:
         return read_scores_v3(self._client, window, chosen, time_outs=self._time_outs)
@@ -227,9 +228,9 @@ class TracesReader:
         """
         for limit in (1, MAX_LIMIT, MAX_LIMIT):
             answer = self._list(endpoint, window, limit)
-            if answer.value["data"]:
-                return row_time(answer.value["data"][0], endpoint.time_field, endpoint.path)
-            if total_items(answer.value["meta"], endpoint.path) == 0:
+            if answer.items:
+                return row_time(answer.items[0], endpoint.time_field, endpoint.path)
+            if total_items(answer.meta, endpoint.path) == 0:
                 return None
         if endpoint.descending:
             return window.end  # rows that the server counts and cannot show: as good as a row
@@ -255,7 +256,7 @@ class TracesReader:
             if ask.one_ms:
                 closed, sent = yield from self._read_millisecond(endpoint, walk, ask)
                 requests += sent
-                page = Page(endpoint.kind, [], True)
+                page = Page(endpoint.kind, [])
             else:
                 requests += 1
                 try:
@@ -263,17 +264,17 @@ class TracesReader:
                 except TooMuchError as error:
                     requests += self._ask_for_less(walk, error, endpoint, ask)
                     continue
-                items = answer.value["data"]
+                items = answer.items
                 entries = _entries(endpoint, items)
                 try:
-                    closed = walk.receive(entries, total_items(answer.value["meta"], endpoint.path))
+                    closed = walk.receive(entries, total_items(answer.meta, endpoint.path))
                 except WalkError as error:
                     tries += 1
                     if tries == _TRIES_PER_PAGE:
                         raise UnexpectedAnswerError(f"GET {endpoint.path}: {error}", path=endpoint.path) from None
                     continue
                 tries = 0
-                page = Page(endpoint.kind, items, answer.plain, body_bytes=answer.body_bytes)
+                page = Page(endpoint.kind, items, body_bytes=answer.body_bytes)
             doubtful = [segment for segment in closed if again and segment.proof == "doubtful"]
             yield page._replace(closes=_closes([s for s in closed if s not in doubtful], requests))
             if closed:
@@ -354,14 +355,14 @@ class TracesReader:
                     raise
                 limit //= 2
                 continue
-            items, total = answer.value["data"], total_items(answer.value["meta"], endpoint.path)
+            items, total = answer.items, total_items(answer.meta, endpoint.path)
             first_total = first_total or total
             known = set(ids)
             fresh = [id_ for item in items if (id_ := str(item.get("id"))) not in known]
             keys.update(entry.key for entry in _entries(endpoint, items))
             short, all_here = len(items) < limit, total <= len(items)
             # Whoever takes it may empty it.
-            yield Page(endpoint.kind, items, answer.plain, body_bytes=answer.body_bytes)
+            yield Page(endpoint.kind, items, body_bytes=answer.body_bytes)
             if (short and all_here) or not fresh:
                 return _Part(keys, first_total, short, requests)
             ids += fresh
@@ -386,12 +387,12 @@ class TracesReader:
                 answer = self._list(endpoint, _window(ask.span), limit, params | {"fields": "core"})
                 kind, partial = Kind.TRACE_CORE, True
                 log.warning("trace %s cannot be sent by the server; stored without contents", _ids(answer))
-            items = answer.value["data"]
+            items = answer.items
             keys.update(entry.key for entry in _entries(endpoint, items))
             empty = not items
             # Whoever takes it may empty it.
-            yield Page(kind, items, answer.plain, body_bytes=answer.body_bytes)
-            total = total_items(answer.value["meta"], endpoint.path)
+            yield Page(kind, items, body_bytes=answer.body_bytes)
+            total = total_items(answer.meta, endpoint.path)
             if page * limit >= total or empty:
                 trusted = endpoint.totals_trusted
                 whole = len(keys) == total or not trusted
@@ -402,7 +403,7 @@ class TracesReader:
 
     def _list(
         self, endpoint: ListEndpoint, window: Window, limit: int, extra: Mapping[str, str] | None = None
-    ) -> Answer:
+    ) -> ListAnswer:
         since, until = endpoint.bounds
         params: Params = {
             **dict(endpoint.fixed),
@@ -452,7 +453,8 @@ def _window(span: Span) -> Window:
 
 
 def _ms(moment: datetime) -> int:
-    return (moment - EPOCH) // MILLISECOND
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
 
 
 def _entries(endpoint: ListEndpoint, items: Sequence[Mapping[str, Any]]) -> list[Entry]:
@@ -468,12 +470,5 @@ def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:
     ]
 
 
-def _objects(answer: Answer, name: str) -> list[dict[str, Any]]:
-    objects = answer.value.get(name)
-    if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
-        raise UnexpectedAnswerError(f"GET /traces/…: a trace without its {name}", path="/traces/{id}", status=200)
-    return objects
-
-
-def _ids(answer: Answer) -> str:
-    return ", ".join(str(item.get("id")) for item in answer.value["data"])
+def _ids(answer: ListAnswer) -> str:
+    return ", ".join(str(item.get("id")) for item in answer.items)

@@ -32,7 +32,7 @@ def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Iden
     by_table: dict[str, dict[Key, Identified]] = {}
     twice: set[tuple[str, Key]] = set()  # in several versions, of which only one is the stored one
     for one in objects:
-        if type(one.key[0]) is str and type(one.key[-1]) is str:
+        if one.is_found_by_key:
             other = by_table.setdefault(one.table, {}).setdefault(one.key, one)
             if other.content_hash != one.content_hash:
                 twice.add((one.table, one.key))

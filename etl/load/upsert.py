@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Table, bindparam, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from etl.load.bulk import insert_values, upsert_values
+from etl.load.bulk import insert_values, update_values, upsert_values
 from etl.load.keys import Key, rows_by_key
 from etl.load.tables import CONTENTS, ROW_TABLES
 from etl.load.types import JsonText, instant_text
@@ -64,8 +64,8 @@ def upsert(
     observations) gave the stored one, only if it is newer, or if it has the contents that the other API could not send.
     Of rows with equal `updated_at` the one with the later time wins, so that the order of reading does not matter. A
     row that was derived gives way to every answer of an API, and to the next derivation. Columns that are not in a row
-    keep their value, with their part of `exact`; a row without contents that shows nothing new writes nothing. Any
-    sighting takes a deletion mark away.
+    keep their value, with their part of `exact`. A row of another hash that says the same is unchanged, as is a row
+    without contents that shows nothing new. Any sighting takes a deletion mark away.
 
     Args:
         table_name: `traces`, `observations`, `scores` or `sessions`.
@@ -86,14 +86,19 @@ def upsert(
         for key, row in newest.items()
         if key in stored and (key[1:] in damaged or _replaces(table, row, stored[key]))
     }
-    light = {key: row for key, row in replacing.items() if _is_light(table, row) and not stored[key].deleted}
-    for key in _showing_nothing_new(conn, table, light, stored):
-        del replacing[key]
+    same = {key: replacing.pop(key) for key in _saying_the_same(conn, table, replacing, stored)}
     updates = [_with_rest(table, row, stored[key]) for key, row in replacing.items()]
     revived = [key for key in newest if key in stored and stored[key].deleted and key not in replacing]
     _write(conn, table, inserts, now, insert_values)
     _write(conn, table, updates, now, upsert_values)
     _unmark(conn, table, revived, now)
+    # The next look at them shall be a short one; that is no change of content.
+    update_values(
+        conn,
+        table,
+        ("content_hash",),
+        [(row["content_hash"], *key) for key, row in same.items() if not _is_light(table, row)],
+    )
     return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
 
 
@@ -174,11 +179,20 @@ def _is_light(table: Table, row: Row) -> bool:
     return any(name in table.c and name not in row for name in CONTENTS)
 
 
-def _showing_nothing_new(
+def _saying_the_same(
     conn: Connection, table: Table, rows: Mapping[Key, Row], stored: Mapping[Key, _Stored]
 ) -> list[Key]:
-    """Which of these rows without contents say what is stored already; their hashes leave the contents out."""
-    known = [key for key, row in rows.items() if version(table, row) == stored[key].version]
+    """Which of these rows say what is stored already, though their hashes differ.
+
+    The texts may differ only in the order of keys; and the hash of a row without contents leaves the contents out.
+    """
+    known = [
+        key
+        for key, row in rows.items()
+        if version(table, row) == stored[key].version
+        and row["read_from"] == stored[key].read_from
+        and not stored[key].deleted
+    ]
     if not known:
         return []
     names = [name for name in rows[known[0]] if name not in ("content_hash", "read_from", "extra", "exact")]

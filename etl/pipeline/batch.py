@@ -16,7 +16,7 @@ from etl.extract.readers import Page, Segment
 from etl.load.compare import keys_and_times, stored_as_they_are
 from etl.load.keys import Key
 from etl.pipeline.rowmaker import RowMaker
-from etl.transform.pages import BRINGS, Kind, identified, rows_of, rows_of_objects, trace_ids
+from etl.transform.pages import BRINGS, Kind, identified, rows_of_objects, trace_ids
 from etl.transform.rows import Row
 
 _ROWS = 500
@@ -52,27 +52,22 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
         contents: Whether inputs and outputs are kept.
         known_in: Where to look which objects are stored as they came, and need no row; None to make a row of each.
     Raises:
-        RowError: An object has no usable key.
+        RowError: An object cannot be read, or has no usable key.
     """
     seen: dict[str, dict[Key, str]] = {}
-    if page.light and page.plain:
-        for one in identified(page.kind, page.items, contents=contents, light=True):
-            if one.at is not None:
-                seen.setdefault(one.table, {})[one.key] = one.at
-        rows = dict[str, list[Row]]()
-    elif page.light:  # keys that are not plain are stored in another form
-        rows = rows_of(
-            page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents, light=True
-        )  # fmt: skip
-    elif known_in is not None and page.plain:
-        objects = identified(page.kind, page.items, contents=contents)
-        seen = stored_as_they_are(known_in, project_id, objects)
+    if page.light or known_in is not None:
+        objects = identified(page.kind, page.items, contents=contents, light=page.light)
+        if known_in is not None:
+            seen = stored_as_they_are(known_in, project_id, objects)
+        else:
+            for one in objects:
+                if one.at is not None and one.is_found_by_key:
+                    seen.setdefault(one.table, {})[one.key] = one.at
+        # A key that is stored in another form is that of its row.
         others = [one for one in objects if one.key not in seen.get(one.table, ())]
-        rows = rows_of_objects(
-            page.kind, others, project_id=project_id, plain=page.plain, contents=contents, light=False
-        )  # fmt: skip
+        rows = rows_of_objects(page.kind, others, project_id=project_id, contents=contents, light=page.light)
     else:
-        rows = maker.rows_of(page.kind, page.items, project_id=project_id, plain=page.plain, contents=contents)
+        rows = maker.rows_of(page.kind, page.items, project_id=project_id, contents=contents)
     traces = trace_ids_of_keys(seen) | trace_ids(rows)
     for table, parts in rows.items():
         seen.setdefault(table, {}).update(keys_and_times(table, parts))
@@ -117,7 +112,7 @@ def resized(pages: Iterable[Page]) -> Iterator[Page]:
 
 
 def _fit_together(one: Page, other: Page) -> bool:
-    if (one.kind, one.plain, one.light, one.selected) != (other.kind, other.plain, other.light, other.selected):
+    if (one.kind, one.light, one.selected) != (other.kind, other.light, other.selected):
         return False
     return len(one.items) + len(other.items) <= _ROWS and one.body_bytes + other.body_bytes <= _BODY_BYTES
 

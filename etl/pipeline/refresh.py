@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import tempfile
 
 from sqlalchemy import Engine
@@ -11,7 +12,7 @@ from etl.load import lease
 from etl.load.engine import writing
 from etl.pipeline.scope import Scope
 from etl.pipeline.store import store_rows
-from etl.transform.jsontext import dumps, loads
+from etl.transform.items import items_of, listed_text
 from etl.transform.pages import SHAPES, Kind, rows_of
 
 
@@ -24,22 +25,23 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
         ApiError: The session could not be read to its end; nothing was written.
         DatabaseError, LeaseLostError: It could not be stored; nothing was written.
     """
-    count = 0
+    count = pages = 0
     # Pages wait on disk: the database must not be locked while Langfuse is asked.
     with tempfile.TemporaryFile() as waiting:
         for page in reader.session(session_id, scope.now):
             if SHAPES[page.kind].table not in scope.kept:
                 continue
-            count += len(page.items)
-            waiting.write(dumps([page.kind.value, page.plain, page.items]).encode() + b"\n")
+            count, pages = count + len(page.items), pages + 1
+            marshal.dump((page.kind.value, listed_text(page.items)), waiting)
         waiting.seek(0)
         with writing(engine) as conn:
             lease.renew(conn, owner)
-            for line in waiting:
-                kind, plain, items = loads(line.decode())
-                tables = rows_of(Kind(kind), items, project_id=scope.project_id, plain=plain, contents=scope.contents)
+            for _ in range(pages):
+                name, text = marshal.load(waiting)  # noqa: S302 - written above
+                kind = Kind(name)
+                tables = rows_of(kind, items_of(text), project_id=scope.project_id, contents=scope.contents)
                 store_rows(
-                    conn, Kind(kind), tables, project_id=scope.project_id, now=scope.now,
+                    conn, kind, tables, project_id=scope.project_id, now=scope.now,
                     observations_copied=scope.observations_copied,
                 )  # fmt: skip
     return count

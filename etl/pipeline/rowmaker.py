@@ -14,12 +14,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
-from typing import IO, Any, cast
-
-import orjson
+from collections.abc import Sequence
+from typing import IO, cast
 
 from etl import __version__
+from etl.transform.items import Item, items_of, listed_text
 from etl.transform.pages import Kind, rows_of
 from etl.transform.rows import Row
 
@@ -50,16 +49,14 @@ class RowMaker:
         self._objects = 0
         self._alone = _processors() < 2
 
-    def rows_of(
-        self, kind: Kind, items: Sequence[Mapping[str, Any]], *, project_id: str, plain: bool, contents: bool
-    ) -> dict[str, list[Row]]:
+    def rows_of(self, kind: Kind, items: Sequence[Item], *, project_id: str, contents: bool) -> dict[str, list[Row]]:
         """As `pages.rows_of`.
 
         Raises:
-            RowError: An object without a usable key.
+            RowError: An object that cannot be read, or has no usable key.
         """
-        made = self._asked(kind, items, project_id, contents) if plain else None
-        return rows_of(kind, items, project_id=project_id, plain=plain, contents=contents) if made is None else made
+        made = self._asked(kind, items, project_id, contents)
+        return rows_of(kind, items, project_id=project_id, contents=contents) if made is None else made
 
     def close(self) -> None:
         """Ends the other process; threads that wait for it go on alone."""
@@ -72,9 +69,7 @@ class RowMaker:
             with contextlib.suppress(OSError), self._process:  # what was on its way is lost with the other end
                 self._process.kill()
 
-    def _asked(
-        self, kind: Kind, items: Sequence[Mapping[str, Any]], project_id: str, contents: bool
-    ) -> dict[str, list[Row]] | None:
+    def _asked(self, kind: Kind, items: Sequence[Item], project_id: str, contents: bool) -> dict[str, list[Row]] | None:
         """What the other process answers; None if it does not."""
         self._objects += len(items)
         if self._alone or not items or self._objects < AFTER_OBJECTS:
@@ -82,10 +77,7 @@ class RowMaker:
         with self._lock:  # what goes over is in memory once, not once for each thread
             if self._alone:
                 return None
-            try:
-                body = orjson.dumps(items)
-            except orjson.JSONEncodeError:  # nested more deeply than it writes
-                return None
+            body = listed_text(items)
             if len(body) > _MOST_BYTES:
                 return None
             try:
@@ -137,7 +129,7 @@ def _made(settings: bytes, body: bytes) -> bytes:
     """The rows; None for what fails, so that it fails where it was asked."""
     try:
         name, project_id, contents = marshal.loads(settings)  # noqa: S302 - from this very program
-        rows = rows_of(Kind(name), orjson.loads(body), project_id=project_id, plain=True, contents=contents)
+        rows = rows_of(Kind(name), items_of(body), project_id=project_id, contents=contents)
         return marshal.dumps(rows)
     except Exception:  # noqa: BLE001 - as said
         return marshal.dumps(None)

@@ -328,8 +328,7 @@ class _Run:
     def _rows_of(self, page: Page) -> dict[str, list[Row]]:
         scope = self._scope
         return rows_of(
-            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
-            light=page.light,
+            page.kind, page.items, project_id=scope.project_id, contents=scope.contents, light=page.light
         )  # fmt: skip
 
     def _batch(self, page: Page, *, compared: bool) -> Batch:

@@ -136,8 +136,7 @@ class _Comparing:
     def _compare(self, page: Page, looked_at: _LookedAt) -> None:
         scope = self._scope
         tables = rows_of(
-            page.kind, page.items, project_id=scope.project_id, plain=page.plain, contents=scope.contents,
-            light=page.light,
+            page.kind, page.items, project_id=scope.project_id, contents=scope.contents, light=page.light
         )  # fmt: skip
         with reading(self._engine) as conn:
             compared = of_selected_traces(conn, scope, page.kind, tables)

@@ -9,8 +9,18 @@ from typing import Any, NamedTuple
 
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
-from etl.transform.jsontext import loads
-from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, held_instant, merged_exact
+from etl.transform.items import Item, parsed
+from etl.transform.jsontext import JsonTextError, loads
+from etl.transform.rows import (
+    Row,
+    RowError,
+    content_hash,
+    exact_text,
+    exact_values,
+    from_api,
+    held_instant,
+    merged_exact,
+)
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -64,28 +74,22 @@ OBSERVATIONS_V2 = frozenset(_COPY_SHAPES)
 
 
 def rows_of(
-    kind: Kind,
-    items: Sequence[Mapping[str, Any]],
-    *,
-    project_id: str,
-    plain: bool,
-    contents: bool,
-    light: bool = False,
+    kind: Kind, items: Sequence[Item], *, project_id: str, contents: bool, light: bool = False
 ) -> dict[str, list[Row]]:
     """The rows of each table, one for each object; without inputs and outputs if not `contents`.
 
     Raises:
-        RowError: An object without a usable key.
+        RowError: An object that cannot be read, or has no usable key.
     """
     objects = identified(kind, items, contents=contents, light=light)
-    return rows_of_objects(kind, objects, project_id=project_id, plain=plain, contents=contents, light=light)
+    return rows_of_objects(kind, objects, project_id=project_id, contents=contents, light=light)
 
 
 class Identified(NamedTuple):
     """An object of a page, before any work is done to make it a row.
 
-    `key` is the primary key without the project; parts that are no text cannot be looked up. `at` is the time that its
-    row is stored with. An object that was read lightly serves to be compared, not to be stored, and has an empty hash.
+    `key` is the primary key without the project. `at` is the time that its row is stored with. An object that was read
+    lightly serves to be compared, not to be stored, and has an empty hash.
     """
 
     table: str
@@ -93,18 +97,22 @@ class Identified(NamedTuple):
     at: str | None
     read_from: str
     content_hash: str
-    item: Mapping[str, Any]
+    item: Item
+
+    @property
+    def is_found_by_key(self) -> bool:
+        """Whether the key is certainly stored just as it is."""
+        return all(map(_is_printable_text, self.key))
 
 
-def identified(
-    kind: Kind, items: Sequence[Mapping[str, Any]], *, contents: bool, light: bool = False
-) -> list[Identified]:
+def identified(kind: Kind, items: Sequence[Item], *, contents: bool, light: bool = False) -> list[Identified]:
     """What is needed to see which objects are stored as they are."""
     shape = _chosen(SHAPES[kind], contents)
     read_from = "observations" if kind in OBSERVATIONS_V2 or kind is Kind.SCORE_V3 else "traces"
     if kind in _WITH_IDS:
         items = [
-            {**item, **{name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))}} for item in items
+            item.with_fields({name: sorted(item[name]) for name in _CHILDREN if _are_ids(item.get(name))})
+            for item in items
         ]
     hashes = [""] * len(items) if light else [content_hash(item, shape) for item in items]
     time = _TIMES[shape.table]
@@ -125,7 +133,7 @@ def identified(
 
 
 def rows_of_objects(
-    kind: Kind, objects: Sequence[Identified], *, project_id: str, plain: bool, contents: bool, light: bool
+    kind: Kind, objects: Sequence[Identified], *, project_id: str, contents: bool, light: bool
 ) -> dict[str, list[Row]]:
     """The rows of each table that pages of this kind bring, one for each object.
 
@@ -133,20 +141,23 @@ def rows_of_objects(
     absent; what was stored of them before stays.
 
     Raises:
-        RowError: An object without a usable key.
+        RowError: An object that cannot be read, or has no usable key.
     """
     rows: dict[str, list[Row]] = {table: [] for table in BRINGS[kind]}
     shapes = {SHAPES[kind].table: _chosen(SHAPES[kind], contents)}
     if kind in _COPY_SHAPES:
         shapes["traces"] = _chosen(_COPY_SHAPES[kind], contents)
-    for table, _, _, read_from, hashed, item in objects:
-        all_plain: bool = plain
+    try:
+        values = parsed([one.item for one in objects])
+    except JsonTextError as error:
+        raise RowError(f"an object among those of {SHAPES[kind].table} cannot be read: {error}") from None
+    for (table, _, _, read_from, hashed, _), (item, all_plain) in zip(objects, values, strict=True):
         verbatim: Mapping[str, Any] = {}
         if kind is Kind.SCORE_V3:
             item = flatten_score(item)
         elif kind in _COPY_SHAPES:
             flatten = observations_v2.flatten_copy if table == "traces" else observations_v2.flatten
-            item, all_plain, verbatim = flatten(item, plain)
+            item, all_plain, verbatim = flatten(item, all_plain)
         row = from_api(
             item, shapes[table], project_id=project_id, read_from=read_from, plain=all_plain, hashed=hashed,
             verbatim=verbatim,
@@ -212,6 +223,10 @@ def trace_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
 def session_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
     """The sessions that rows of `traces` or `observations` of GET /v2/observations belong to."""
     return {row["session_id"] for table in rows.values() for row in table if row.get("session_id")}
+
+
+def _is_printable_text(part: Any) -> bool:
+    return type(part) is str and part.isprintable()
 
 
 def _are_ids(value: Any) -> bool:

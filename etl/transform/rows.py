@@ -17,6 +17,7 @@ from typing import Any
 
 from etl.errors import EtlError
 from etl.transform.fields import Field, Kind, Shape, snake_case
+from etl.transform.items import Item
 from etl.transform.jsontext import JsonTextError, dumps, dumps_bytes, holdable, loads
 
 Row = dict[str, Any]
@@ -31,7 +32,7 @@ _is_surely_canonical = re.compile(
 ).fullmatch
 # Members of an Enum are looked up slowly, and these are compared for every value.
 _TEXT, _INSTANT, _NUMBER, _INTEGER, _FLAG, _JSON = Kind
-# To be raised when the same object becomes another row than before, so that stored rows are written anew.
+# To be raised when the same object becomes another row than before, so that stored rows are looked at anew.
 _HASH_KEY = b"1"
 
 
@@ -57,7 +58,7 @@ def from_api(
         project_id: The project that was asked; the row belongs to it whatever the object says.
         read_from: Which API gave it: `traces`, `observations` or `trace_copy`.
         plain: Whether the whole answer was free of NUL, lone surrogates and numbers beyond 64 bits.
-        hashed: The content hash, where it is that of another form of the object; else that of `item`.
+        hashed: The content hash, where it is that of another form of the object; else that of `item` written as text.
         verbatim: Fields of `shape` whose value goes to `exact` as well, whatever the column holds.
     Raises:
         RowError: A key is missing or no text.
@@ -93,7 +94,7 @@ def from_api(
         row["extra"] = dumps(extra)
     _set_keys(row, item, shape, project_id, unheld)
     row["exact"] = exact_text(unheld, absent)
-    row["content_hash"] = content_hash(item, shape) if hashed is None else hashed
+    row["content_hash"] = content_hash(Item.of(item), shape) if hashed is None else hashed
     row["read_from"] = read_from
     return row
 
@@ -139,10 +140,12 @@ def _read_all(texts: list[str], read_json: Callable[[str], Any]) -> list[Any]:
     return [read_json(text) for text in texts]
 
 
-def content_hash(item: Mapping[str, Any], shape: Shape) -> str:
-    """32 hex digits over all fields of an object but the ignored ones; the same on every database and in every run."""
-    ignored = shape.ignored
-    content = dumps_bytes({name: value for name, value in item.items() if name not in ignored} if ignored else item)
+def content_hash(item: Item, shape: Shape) -> str:
+    """32 hex digits over the text of an object without the ignored fields; the same on every database and in every run.
+
+    Two texts may say the same (in another order, with other spaces), so unequal hashes are no proof of a change.
+    """
+    content = item.text if not shape.ignored else item.text_but(shape.ignored)
     return hashlib.blake2b(content, digest_size=16, key=_HASH_KEY).hexdigest()
 
 

@@ -67,7 +67,7 @@ def make_client() -> Iterator[MakeClient]:
 
 
 def ids(client: Client) -> list[str]:
-    return sorted(item["id"] for item in client.get_list("/traces", PARAMS).value["data"])
+    return sorted(item["id"] for item in client.get_list("/traces", PARAMS).items)
 
 
 # Trouble that passes
@@ -278,7 +278,7 @@ def test_an_answer_of_more_than_16_mib_is_abandoned_unless_any_size_is_taken(mak
         with pytest.raises(TooMuchError) as raised:
             client.get_list("/traces", {"limit": "10"})
         assert not raised.value.timed_out
-        (item,) = client.get_list("/traces", {"limit": "1"}, any_size=True).value["data"]
+        (item,) = client.get_list("/traces", {"limit": "1"}, any_size=True).items
     assert item["input"] == "x" * (16 * 2**20)
 
 

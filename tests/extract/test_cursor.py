@@ -9,11 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from as_read import as_read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from etl.errors import TooMuchError, UnexpectedAnswerError
-from etl.extract.client import Answer
+from etl.extract.client import ListAnswer
 from etl.extract.cursor import read_by_cursor
 from etl.extract.readers import Page, Segment
 from etl.intervals import Window, merge
@@ -42,15 +43,15 @@ class CursorServer:
         low, high = bisect_left(self._times, window.start), bisect_left(self._times, window.end)
         return self.rows[len(self.rows) - high : len(self.rows) - low]
 
-    def __call__(self, window: Window, limit: int, cursor: str | None) -> Answer:
+    def __call__(self, window: Window, limit: int, cursor: str | None) -> ListAnswer:
         self.asked.append(limit)
         rows = self.of(window)
         start = int(cursor or 0)
         meta = {"cursor": str(start + limit)} if start + limit < len(rows) else {}
-        return Answer({"data": rows[start : start + limit], "meta": meta}, True, 0)
+        return ListAnswer(as_read(rows[start : start + limit]), meta, 0)
 
 
-def read(fetch: Callable[[Window, int, str | None], Answer], limit: int = 100) -> list[Page]:
+def read(fetch: Callable[[Window, int, str | None], ListAnswer], limit: int = 100) -> list[Page]:
     pages = read_by_cursor(fetch, WINDOW, Kind.SCORE_V3, time_field="timestamp", path="/x", limit=limit)
     return list(pages)
 
@@ -94,7 +95,7 @@ def test_segments_are_closed_on_the_way() -> None:
 def test_a_page_that_is_too_large_is_asked_for_in_parts_and_then_pages_grow_again() -> None:
     server = CursorServer(2_000, random.Random(2))
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         start = int(cursor or 0)
         if start <= 777 < start + limit and limit > 1:
             server.asked.append(limit)
@@ -111,7 +112,7 @@ def test_a_page_that_is_too_large_is_asked_for_in_parts_and_then_pages_grow_agai
 def test_a_server_that_times_out_on_long_stretches_is_read_whole(seed: int, count: int, most: int) -> None:
     server = CursorServer(count, random.Random(seed))
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         if len(server.of(window)) > most:
             server.asked.append(limit)
             raise TooMuchError("too slow", path="/x", timed_out=True)
@@ -123,7 +124,7 @@ def test_a_server_that_times_out_on_long_stretches_is_read_whole(seed: int, coun
 def test_a_server_that_always_times_out_is_given_up() -> None:
     asked = []
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         asked.append(limit)
         raise TooMuchError("too slow", path="/x", timed_out=True)
 
@@ -133,7 +134,7 @@ def test_a_server_that_always_times_out_is_given_up() -> None:
 
 
 def test_a_row_that_cannot_be_sent_alone_ends_the_reading() -> None:
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         raise TooMuchError("too large", path="/x", timed_out=False)
 
     with pytest.raises(TooMuchError):
@@ -144,11 +145,11 @@ def test_half_a_page_with_a_cursor_is_asked_for_again() -> None:
     server = CursorServer(450, random.Random(3))
     halved: list[str | None] = []
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         answer = server(window, limit, cursor)
-        if "cursor" in answer.value["meta"] and cursor not in halved:
+        if "cursor" in answer.meta and cursor not in halved:
             halved.append(cursor)
-            return Answer(answer.value | {"data": answer.value["data"][: limit // 2]}, True, 0)
+            return answer._replace(items=answer.items[: limit // 2])
         return answer
 
     assert_whole(read(fetch), server)
@@ -160,9 +161,9 @@ def test_a_page_that_stays_short_is_believed() -> None:
     server = CursorServer(450, random.Random(4))
     shown = server.rows[:130] + server.rows[300:]
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         answer = server(window, limit, cursor)
-        return Answer(answer.value | {"data": [row for row in answer.value["data"] if row in shown]}, True, 0)
+        return answer._replace(items=[row for row in answer.items if row in shown])
 
     pages = read(fetch)
     assert rows_of(pages) == {row["id"] for row in shown}
@@ -181,17 +182,17 @@ def test_a_page_that_stays_short_is_believed() -> None:
 def test_rows_that_do_not_fit_the_question_are_refused(spoil: Callable[[list[Row]], list[Row]]) -> None:
     server = CursorServer(50, random.Random(5))
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
         answer = server(window, limit, cursor)
-        return Answer(answer.value | {"data": spoil(answer.value["data"])}, True, 0)
+        return answer._replace(items=as_read(spoil(list(map(dict, answer.items)))))
 
     with pytest.raises(UnexpectedAnswerError):
         read(fetch)
 
 
 def test_a_cursor_that_does_not_move_is_refused() -> None:
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
-        return Answer({"data": [], "meta": {"cursor": "same"}}, True, 0)
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
+        return ListAnswer([], {"cursor": "same"}, 0)
 
     with pytest.raises(UnexpectedAnswerError, match="does not move"):
         read(fetch)
@@ -200,8 +201,8 @@ def test_a_cursor_that_does_not_move_is_refused() -> None:
 def test_a_page_that_begins_again_is_refused() -> None:
     server = CursorServer(250, random.Random(6))
 
-    def fetch(window: Window, limit: int, cursor: str | None) -> Answer:
-        return Answer(server(window, limit, None).value | {"meta": {"cursor": str(len(server.asked))}}, True, 0)
+    def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
+        return server(window, limit, None)._replace(meta={"cursor": str(len(server.asked))})
 
     with pytest.raises(UnexpectedAnswerError, match="begins before"):
         read(fetch)

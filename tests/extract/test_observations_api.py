@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import vcr
+from as_read import as_read
 from vcr.request import Request
 
 import etl.demo
@@ -224,10 +225,10 @@ def test_a_light_read_leaves_contents_out(recorded: MockLangfuse) -> None:
     assert len(keys(pages)) == 4513
     assert all(page.light and page.kind is Kind.OBSERVATION_V2_CORE for page in pages)
     assert not any("input" in item or "metadata" in item for page in pages for item in page.items)
-    full = rows_of(Kind.OBSERVATION_V2, list(corpus().values()), project_id="p", plain=False, contents=True)
+    full = rows_of(Kind.OBSERVATION_V2, as_read(corpus().values()), project_id="p", contents=True)
     stored = {(row["trace_id"], row["id"]): row for row in full["observations"]}
     for page in pages:
-        rows = rows_of(page.kind, page.items, project_id="p", plain=page.plain, contents=True, light=True)
+        rows = rows_of(page.kind, page.items, project_id="p", contents=True, light=True)
         for row in rows["observations"]:
             seen = {name: value for name, value in row.items() if name != "content_hash"}
             assert seen == {name: stored[row["trace_id"], row["id"]][name] for name in seen}
@@ -357,13 +358,15 @@ def test_the_recorded_events_only_server() -> None:
         reader = ObservationsReader(client)
         (page,) = islice(reader.read("observations", WHOLE), 1)
         (scores,) = islice(reader.read("scores", WHOLE), 1)
-    (row,) = rows_of(page.kind, page.items, project_id="proj-shop", plain=page.plain, contents=True)["observations"]
+    (row,) = rows_of(page.kind, page.items, project_id="proj-shop", contents=True)["observations"]
     assert (row["trace_id"], row["id"]) == ("306769480bbbe70e21540f6489cadb58", "abf054aa045a55cf")
     assert (row["name"], row["environment"], row["user_id"]) == ("long-metadata", "sdk-env", None)
     assert row["start_time"] == "2026-11-21T19:30:48.490Z"
-    item = page.items[0] | {"latency": None}  # as the server says 0 where it is asked for metrics; here it was not
+    item = dict(page.items[0]) | {
+        "latency": None
+    }  # as the server says 0 where it is asked for metrics; here it was not
     assert {name: unflatten(row)[name] for name in item} == item
-    (score,) = rows_of(scores.kind, scores.items, project_id="proj-shop", plain=scores.plain, contents=True)["scores"]
+    (score,) = rows_of(scores.kind, scores.items, project_id="proj-shop", contents=True)["scores"]
     assert (score["id"], score["value"], score["string_value"]) == ("seq-3-trace-s", 1.0, "True")
 
 
@@ -377,7 +380,7 @@ def test_recorded_pages_in_the_order_of_the_server(monkeypatch: pytest.MonkeyPat
         for item in page.items:
             known = corpus()[item["traceId"], item["id"]]
             assert item == {name: known[name] for name in item}  # all groups but `trace_context` were asked for
-            rows = rows_of(page.kind, [item], project_id="proj-shop", plain=page.plain, contents=True)
+            rows = rows_of(page.kind, [item], project_id="proj-shop", contents=True)
             back = unflatten_copy(rows["traces"][0]) if rows["traces"] else unflatten(rows["observations"][0])
             assert back["startTime"] == item["startTime"]
             assert back["metadata"] == item["metadata"]
@@ -387,5 +390,5 @@ def test_recorded_scores() -> None:
     with replayed("scores_v3_cursor", "cursor"):
         (page,) = islice(ObservationsReader(client_for("http://localhost:3000")).read("scores", WHOLE), 1)
     assert len(page.items) == 10
-    rows = rows_of(page.kind, page.items, project_id="proj-shop", plain=page.plain, contents=True)["scores"]
+    rows = rows_of(page.kind, page.items, project_id="proj-shop", contents=True)["scores"]
     assert {row["read_from"] for row in rows} == {"observations"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from as_read import as_read
 from database_looks import Pair, all_contents, instant, physical_rows, scratch, stored, stored_in, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -78,6 +79,25 @@ def test_only_the_row_that_changed_is_written(engine: Engine) -> None:
         found = stored(conn, "traces")
     assert [instant(0), instant(60), instant(0)] == [found["p", key]["changed_at"] for key in "abc"]
     assert {instant(0)} == {found["p", key]["first_seen_at"] for key in "abc"}
+
+
+@KEYED
+def test_the_same_content_under_another_hash_is_no_change(engine: Engine, name: str) -> None:
+    """An answer may say the same in another order; an older version of this program hashed in another way."""
+    stream = STREAMS[name]
+    table = stream.shape.table
+    rows = [to_row(item, stream) for item in recorded(stream.file)[:200]]
+    write(engine, table, [row | {"content_hash": "of another spelling"} for row in rows], instant(0))
+    before = stored_in(engine, table)
+
+    with writing(engine) as conn:
+        assert Written(stored=len(rows), changed=0) == upsert(conn, table, rows, instant(60))
+        physical = physical_rows(conn, table)
+        assert Written(stored=len(rows), changed=0) == upsert(conn, table, rows, instant(90))
+        assert physical == physical_rows(conn, table), "now the hash is known"
+    hashes = {key: row["content_hash"] for key, row in stored_in(engine, table).items()}
+    assert stored_in(engine, table) == {key: row | {"content_hash": hashes[key]} for key, row in before.items()}
+    assert set(hashes.values()) == {row["content_hash"] for row in rows}
 
 
 @VERSIONED
@@ -230,7 +250,7 @@ def test_a_page_of_more_keys_than_one_statement_takes_is_looked_up_and_written(e
     with writing(engine) as conn:
         assert Written(stored=keys, changed=keys) == upsert(conn, "observations", rows, instant(0))
         assert Written(stored=keys, changed=0) == upsert(conn, "observations", rows, instant(1))
-        rows[-1] = rows[-1] | {"content_hash": "new"}
+        rows[-1] = rows[-1] | {"content_hash": "new", "name": "new"}
         assert Written(stored=keys, changed=1) == upsert(conn, "observations", rows, instant(2))
 
 
@@ -289,12 +309,12 @@ def test_any_order_and_batching_of_versions_gives_the_same_table(
 def test_contents_that_are_stored_stay_known_when_the_server_cannot_send_them_for_a_while(engine: Engine) -> None:
     item = full(**HEAVY, name="\x00")
     write(engine, "traces", [to_row(item, TRACE, "p")], instant(0))
-    (marked,) = rows_of(Kind.TRACE_CORE, [item], project_id="p", plain=False, contents=True)["traces"]
+    (marked,) = rows_of(Kind.TRACE_CORE, as_read([item]), project_id="p", contents=True)["traces"]
 
     write(engine, "traces", [marked], instant(60))
     assert equal(item, to_item(only(engine, "traces"), TRACE))
 
     newer = item | {"updatedAt": at(2)}
-    (marked,) = rows_of(Kind.TRACE_CORE, [newer], project_id="p", plain=False, contents=True)["traces"]
+    (marked,) = rows_of(Kind.TRACE_CORE, as_read([newer]), project_id="p", contents=True)["traces"]
     write(engine, "traces", [marked], instant(120))
     assert contents_missing(only(engine, "traces")["exact"])  # what is stored may be what the edit replaced

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from as_read import as_read
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, update
@@ -20,6 +21,7 @@ from etl.pipeline.batch import batch_of, resized
 from etl.pipeline.rowmaker import RowMaker
 from etl.pipeline.store import store_rows
 from etl.transform.fields import SCORE_LEGACY
+from etl.transform.items import Item
 from etl.transform.pages import Kind
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -39,8 +41,7 @@ def window(number: int) -> Segment:
 def page(first: int, count: int, *, closes: int | None = None, light: bool = False, body_bytes: int = 0) -> Page:
     return Page(
         Kind.SCORE_LEGACY,
-        [score(first + n) for n in range(count)],
-        True,
+        [Item.of(score(first + n)) for n in range(count)],
         closes=() if closes is None else [window(closes)],
         light=light,
         body_bytes=body_bytes,
@@ -86,17 +87,9 @@ def test_large_contents_are_not_piled_up() -> None:
     assert [len(one.items) for one in resized(page(n, 1, body_bytes=5_000_000) for n in range(3))] == [1, 1, 1]
 
 
-def test_a_page_that_is_not_plain_leaves_others_plain() -> None:
-    assert [one.plain for one in resized([page(0, 1), page(1, 1)._replace(plain=False), page(2, 1)])] == [
-        True,
-        False,
-        True,
-    ]
-
-
 def test_a_page_that_cannot_become_rows_takes_no_other_along() -> None:
     bad = page(3, 2)
-    bad.items[1]["id"] = None
+    bad.items[1] = bad.items[1].with_fields({"id": None})
 
     assert [len(one.items) for one in resized([page(0, 3), bad, page(5, 1)])] == [3, 2, 1]
 
@@ -122,8 +115,8 @@ def test_what_was_read_lightly_needs_no_rows() -> None:
 
 @pytest.mark.parametrize("bad", ["a\x00b", "a\ud800b"], ids=["NUL", "lone surrogate"])
 def test_keys_of_what_was_read_lightly_are_those_that_are_stored(bad: str) -> None:
-    light = page(0, 3, light=True)._replace(plain=False)
-    light.items[1]["id"] = bad
+    light = page(0, 3, light=True)
+    light.items[1] = light.items[1].with_fields({"id": bad})
     whole = batch_of(light._replace(light=False), project_id="p", contents=True, known_in=None, maker=RowMaker())
 
     assert batch_of(light, project_id="p", contents=True, known_in=None, maker=RowMaker()).seen == whole.seen
@@ -133,7 +126,11 @@ def test_keys_of_what_was_read_lightly_are_those_that_are_stored(bad: str) -> No
 def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> None:
     items = [score(n) for n in range(6)]
     first = batch_of(
-        Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=None, maker=RowMaker()
+        Page(Kind.SCORE_LEGACY, as_read(items)),
+        project_id="p",
+        contents=True,
+        known_in=None,
+        maker=RowMaker(),
     )
     with writing(engine) as conn:
         store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
@@ -142,34 +139,41 @@ def test_only_what_is_not_stored_as_it_came_is_made_a_row(engine: Engine) -> Non
 
     items[3] = score(3, comment="edited")
     items.append(score(7))
-    full = Page(Kind.SCORE_LEGACY, items, True, closes=[window(0)])
+    full = Page(Kind.SCORE_LEGACY, as_read(items), closes=[window(0)])
     with reading(engine) as conn:
         again = batch_of(full, project_id="p", contents=True, known_in=conn, maker=RowMaker())
         other_project = batch_of(full, project_id="q", contents=True, known_in=conn, maker=RowMaker())
-        not_plain = batch_of(full._replace(plain=False), project_id="p", contents=True, known_in=conn, maker=RowMaker())
 
     assert [row["id"] for row in again.rows["scores"]] == ["s1", "s2", "s3", "s7"]
     assert again.seen["scores"] == {(item["id"],): item["timestamp"] for item in items}
     assert (again.objects, again.closes) == (7, [window(0)])
-    assert len(other_project.rows["scores"]) == len(not_plain.rows["scores"]) == 7
+    assert len(other_project.rows["scores"]) == 7
 
 
 def test_of_two_versions_in_one_answer_the_newer_counts_in_either_order(engine: Engine) -> None:
     """v4 answers an edited row twice until it has merged the two; the old one may stand last."""
     old, edited = score(1, comment="old"), score(1, comment="edited", updatedAt="2026-02-20T00:00:00.000Z")
     first = batch_of(
-        Page(Kind.SCORE_LEGACY, [old], True), project_id="p", contents=True, known_in=None, maker=RowMaker()
+        Page(Kind.SCORE_LEGACY, as_read([old])), project_id="p", contents=True, known_in=None, maker=RowMaker()
     )
     with writing(engine) as conn:
         store_rows(conn, first.kind, first.rows, project_id="p", now=NOW)
     with reading(engine) as conn:
         for items in ([edited, old], [old, edited]):
             again = batch_of(
-                Page(Kind.SCORE_LEGACY, items, True), project_id="p", contents=True, known_in=conn, maker=RowMaker()
+                Page(Kind.SCORE_LEGACY, as_read(items)),
+                project_id="p",
+                contents=True,
+                known_in=conn,
+                maker=RowMaker(),
             )
             assert [row["comment"] for row in again.rows["scores"]] == [item["comment"] for item in items]
             assert differences(conn, "scores", again.rows["scores"]).changed == {("s1",)}
         twice = batch_of(
-            Page(Kind.SCORE_LEGACY, [old, old], True), project_id="p", contents=True, known_in=conn, maker=RowMaker()
+            Page(Kind.SCORE_LEGACY, as_read([old, old])),
+            project_id="p",
+            contents=True,
+            known_in=conn,
+            maker=RowMaker(),
         )
         assert twice.rows["scores"] == []

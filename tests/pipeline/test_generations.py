@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from as_read import as_read
 from databases import Databases
 from json_values import exact
 from sqlalchemy import Connection, Engine, delete, event, text, update
@@ -84,7 +85,7 @@ def span(id_: str, start: float, trace_id: str = "t", **changes: Any) -> Item:
 def store(engine: Engine, *pages: Sequence[Item], kind: Kind = Kind.OBSERVATION_V2, now: datetime = SEEN) -> None:
     """Each page in a transaction of its own, as a run stores it."""
     for page in pages:
-        tables = rows_of(kind, page, project_id=PROJECT, plain=False, contents=True)
+        tables = rows_of(kind, as_read(page), project_id=PROJECT, contents=True)
         with writing(engine) as conn:
             store_rows(conn, kind, tables, project_id=PROJECT, now=now)
 
@@ -360,18 +361,18 @@ def reading_of(read_from: str, updated: float, name: str) -> Row:
     """A row of one trace as one of the readers gives it."""
     if read_from == "observations":
         items = [span("o", 0, updatedAt=updated, parentObservationId=None, traceName=name)]
-        parts = rows_of(Kind.OBSERVATION_V2, items, project_id=PROJECT, plain=True, contents=True)["observations"]
+        parts = rows_of(Kind.OBSERVATION_V2, as_read(items), project_id=PROJECT, contents=True)["observations"]
         return whole_trace(PROJECT, "t", parts)
     if read_from == "trace_copy":
         items = [span("t-t", 0, updatedAt=updated, name=name)]
-        return rows_of(Kind.OBSERVATION_V2, items, project_id=PROJECT, plain=True, contents=True)["traces"][0]
+        return rows_of(Kind.OBSERVATION_V2, as_read(items), project_id=PROJECT, contents=True)["traces"][0]
     item = {
         "id": "t", "projectId": PROJECT, "name": name, "timestamp": instant(0), "environment": "default", "tags": [],
         "bookmarked": False, "release": None, "version": None, "userId": None, "sessionId": None, "public": False,
         "input": None, "output": None, "metadata": {}, "createdAt": instant(0), "updatedAt": instant(updated),
         "htmlPath": "/project/p/traces/t", "externalId": None,
     }  # fmt: skip
-    return rows_of(Kind.TRACE, [item], project_id=PROJECT, plain=True, contents=True)["traces"][0]
+    return rows_of(Kind.TRACE, as_read([item]), project_id=PROJECT, contents=True)["traces"][0]
 
 
 @pytest.mark.parametrize(

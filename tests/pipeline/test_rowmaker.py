@@ -10,10 +10,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+from as_read import as_read
 from sqlalchemy import Engine
 from syncing import NOW, make_small, recorded, recorded_scores_v3, same_tables, sync
 
@@ -21,9 +23,9 @@ from etl.demo import MockLangfuse
 from etl.pipeline import rowmaker
 from etl.pipeline.rowmaker import RowMaker
 from etl.transform import pages
-from etl.transform.jsontext import dumps_bytes, parse
+from etl.transform.items import Item
 from etl.transform.pages import Kind
-from etl.transform.rows import RowError
+from etl.transform.rows import RowError, exact_values
 
 Process = subprocess.Popen[bytes]
 
@@ -61,21 +63,21 @@ def maker() -> Iterator[RowMaker]:
     maker.close()
 
 
-def plain_items(kind: Kind) -> list[dict[str, Any]]:
+def items_of(kind: Kind) -> list[Item]:
     name = KINDS[kind]
     items = recorded_scores_v3() if name is None else recorded(name)
-    return [item for item in items if parse(dumps_bytes(item)).plain]
+    return as_read(items)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_both_processes_make_the_same_rows(kind: Kind, maker: RowMaker, started: list[Process]) -> None:
-    items = plain_items(kind)
+    items = items_of(kind)
     assert len(items) > 20
 
     for contents in (True, False):
-        made = maker.rows_of(kind, items, project_id="p", plain=True, contents=contents)
+        made = maker.rows_of(kind, items, project_id="p", contents=contents)
 
-        assert made == pages.rows_of(kind, items, project_id="p", plain=True, contents=contents)
+        assert made == pages.rows_of(kind, items, project_id="p", contents=contents)
     (process,) = started
     assert process.poll() is None
 
@@ -83,59 +85,62 @@ def test_both_processes_make_the_same_rows(kind: Kind, maker: RowMaker, started:
 def test_a_few_objects_do_not_start_a_process(
     maker: RowMaker, started: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    items = plain_items(Kind.SCORE_LEGACY)[:10]
+    items = items_of(Kind.SCORE_LEGACY)[:10]
     monkeypatch.setattr(rowmaker, "AFTER_OBJECTS", 25)
     for expected in (0, 0, 1, 1):
-        maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True)
+        maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", contents=True)
         assert len(started) == expected
 
 
 def test_one_processor_has_one_process(monkeypatch: pytest.MonkeyPatch, started: list[Process]) -> None:
     monkeypatch.setattr(rowmaker, "_processors", lambda: 1)
-    items = plain_items(Kind.SESSION)
-    made = RowMaker().rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SESSION)
+    made = RowMaker().rows_of(Kind.SESSION, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     assert started == []
 
 
 def test_what_is_large_is_made_here(maker: RowMaker, started: list[Process]) -> None:
-    items = [item | {"input": "x" * 9_000_000} for item in plain_items(Kind.TRACE)[:1]]
-    made = maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    items = [item.with_fields({"input": "x" * 9_000_000}) for item in items_of(Kind.TRACE)[:1]]
+    made = maker.rows_of(Kind.TRACE, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", contents=True)
     assert started == []
 
 
 def test_what_fails_there_fails_here(maker: RowMaker, started: list[Process]) -> None:
     for _ in range(2):
         with pytest.raises(RowError, match="an object of scores has no id"):
-            maker.rows_of(Kind.SCORE_LEGACY, [{"name": "odd"}], project_id="p", plain=True, contents=True)
+            maker.rows_of(Kind.SCORE_LEGACY, as_read([{"name": "odd"}]), project_id="p", contents=True)
     assert len(started) == 1
 
 
-def test_what_is_nested_too_deeply_to_be_sent_is_made_here(maker: RowMaker) -> None:
+def test_what_a_column_cannot_hold_is_the_same_in_both(maker: RowMaker, started: list[Process]) -> None:
     deep: Any = 1
     for _ in range(400):
         deep = [deep]
-    items = [item | {"metadata": deep} for item in plain_items(Kind.TRACE)[:20]]
-    made = maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    odd = [deep, {"a\x00": "\ud800"}, 10**30, Decimal("0.1234567890123456789")]
+    items = [item.with_fields({"metadata": value}) for item, value in zip(items_of(Kind.TRACE)[:4], odd, strict=True)]
+    made = maker.rows_of(Kind.TRACE, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.TRACE, items, project_id="p", contents=True)
+    assert ["metadata" in exact_values(row) for row in made["traces"]] == [False, True, False, False]
+    assert started[0].poll() is None
 
 
 def test_a_stop_of_all_processes_leaves_it_to_the_first_one(maker: RowMaker, started: list[Process]) -> None:
-    items = plain_items(Kind.SESSION)
-    maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SESSION)
+    maker.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     started[0].terminate()
-    maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    maker.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     assert started[0].poll() is None
 
 
 def test_the_work_goes_on_when_the_other_process_is_killed(
     maker: RowMaker, started: list[Process], caplog: pytest.LogCaptureFixture
 ) -> None:
-    items = plain_items(Kind.SCORE_LEGACY)
-    expected = pages.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SCORE_LEGACY)
+    expected = pages.rows_of(Kind.SCORE_LEGACY, items, project_id="p", contents=True)
     for _ in range(3):
-        assert maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", plain=True, contents=True) == expected
+        assert maker.rows_of(Kind.SCORE_LEGACY, items, project_id="p", contents=True) == expected
         started[0].kill()
         started[0].wait()
     assert len(started) == 1
@@ -148,9 +153,9 @@ def test_one_that_cannot_be_started_is_done_without(
     maker: RowMaker, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "no python"))
-    items = plain_items(Kind.SESSION)
-    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     assert "FileNotFoundError" in caplog.text
 
 
@@ -159,9 +164,9 @@ def test_one_that_prints_while_it_starts_is_done_without(
     printed: str, maker: RowMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(rowmaker, "_PROGRAM", f"print({printed!r}, flush=True); {rowmaker._PROGRAM}")
-    items = plain_items(Kind.SESSION)
-    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     assert "no second process (EOFError)" in caplog.text
 
 
@@ -169,9 +174,9 @@ def test_one_of_another_version_is_done_without(
     maker: RowMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(rowmaker, "__version__", "0.0.9")
-    items = plain_items(Kind.SESSION)
-    made = maker.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
-    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.SESSION)
+    made = maker.rows_of(Kind.SESSION, items, project_id="p", contents=True)
+    assert made == pages.rows_of(Kind.SESSION, items, project_id="p", contents=True)
     assert "no second process (EOFError)" in caplog.text
 
 
@@ -179,9 +184,9 @@ def test_a_pause_in_the_middle_of_an_answer_loses_nothing(
     maker: RowMaker, started: list[Process], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")  # as in the image
-    items = [item | {"input": "x" * 60_000} for item in plain_items(Kind.TRACE)[:100]]
-    expected = pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
-    assert maker.rows_of(Kind.TRACE, items[:1], project_id="p", plain=True, contents=True)
+    items = [item.with_fields({"input": "x" * 60_000}) for item in items_of(Kind.TRACE)[:100]]
+    expected = pages.rows_of(Kind.TRACE, items, project_id="p", contents=True)
+    assert maker.rows_of(Kind.TRACE, items[:1], project_id="p", contents=True)
     read = rowmaker._read
 
     def pausing(pipe: Any) -> bytes:
@@ -191,19 +196,19 @@ def test_a_pause_in_the_middle_of_an_answer_loses_nothing(
         return read(pipe)
 
     monkeypatch.setattr(rowmaker, "_read", pausing)
-    assert maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True) == expected
+    assert maker.rows_of(Kind.TRACE, items, project_id="p", contents=True) == expected
     assert started[0].poll() is None
 
 
 def test_threads_that_wait_for_it_go_on_when_it_is_closed(maker: RowMaker, started: list[Process]) -> None:
-    items = plain_items(Kind.TRACE)
-    expected = pages.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
-    maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True)
+    items = items_of(Kind.TRACE)
+    expected = pages.rows_of(Kind.TRACE, items, project_id="p", contents=True)
+    maker.rows_of(Kind.TRACE, items, project_id="p", contents=True)
     os.kill(started[0].pid, signal.SIGSTOP)  # it takes for ever
     made: list[Any] = []
 
     def make() -> None:
-        made.append(maker.rows_of(Kind.TRACE, items, project_id="p", plain=True, contents=True))
+        made.append(maker.rows_of(Kind.TRACE, items, project_id="p", contents=True))
 
     threads = [threading.Thread(target=make) for _ in range(3)]
     for thread in threads:
@@ -221,10 +226,11 @@ def test_it_ends_with_the_process_that_started_it() -> None:
     program = (
         "import sys, time\n"
         "from etl.pipeline import rowmaker\n"
+        "from etl.transform.items import Item\n"
         "from etl.transform.pages import Kind\n"
         "rowmaker.AFTER_OBJECTS, rowmaker._processors = 0, lambda: 2\n"
         "maker = rowmaker.RowMaker()\n"
-        "maker.rows_of(Kind.SCORE_LEGACY, [{'id': 'a'}], project_id='p', plain=True, contents=True)\n"
+        "maker.rows_of(Kind.SCORE_LEGACY, [Item.of({'id': 'a'})], project_id='p', contents=True)\n"
         "print(maker._process.pid, flush=True)\n"
         "time.sleep(60)\n"
     )

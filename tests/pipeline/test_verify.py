@@ -5,10 +5,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from sqlalchemy import Engine
-from syncing import Row, rows, same_tables, sync
+from syncing import Row, rows, same_tables, sync, whole_tables
 from verifying import config, counts, execute, verify
 
 from etl.demo import Dataset, Faults, MockLangfuse, generate
+from etl.demo.service import Api
+from etl.load.tables import ROW_TABLES
 from etl.pipeline.report import RunReport
 from etl.service.backfill import backfill_projects, plan_backfill
 from etl.service.lease import write_lease
@@ -80,6 +82,19 @@ def test_a_backfill_reads_its_range_and_no_other(engine: Engine) -> None:
         report = backfill(engine, server, start, end)
         wanted = {row["id"] for row in data.traces() if start <= datetime.fromisoformat(row["timestamp"]) < end}
         assert ("ok", wanted) == (report.status, {row["id"] for row in rows(engine, "traces")})
+
+
+@pytest.mark.parametrize("api", ["v3", "v4"])
+def test_rows_whose_hashes_mean_nothing_any_more_are_known_again(engine: Engine, api: Api) -> None:
+    """As after an update of this program that hashes in another way."""
+    with MockLangfuse(dataset(), api=api) as server:
+        sync(engine, server, now=END)
+        before = whole_tables(engine)
+        for table in ROW_TABLES:
+            execute(engine, f"UPDATE {{at}}{table} SET content_hash = 'of before'")
+        report = backfill(engine, server, START, END)
+    assert (report.status, report.total("rows_written")) == ("ok", 0)
+    assert whole_tables(engine) == before
 
 
 def test_a_backfill_that_failed_goes_on_where_it_stopped(engine: Engine) -> None:

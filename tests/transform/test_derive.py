@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from as_read import as_read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +42,7 @@ def of_traces(items: list[Item]) -> dict[str, list[Item]]:
 
 
 def row_of(item: Item) -> Row:
-    return rows_of(Kind.OBSERVATION_V2, [item], project_id=PROJECT, plain=False, contents=True)["observations"][0]
+    return rows_of(Kind.OBSERVATION_V2, as_read([item]), project_id=PROJECT, contents=True)["observations"][0]
 
 
 def part(id_: str, **changes: Any) -> Row:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from as_read import as_read
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -40,7 +41,7 @@ def corpus(name: str) -> list[Item]:
 def stored(items: list[Item], kind: Kind = Kind.OBSERVATION_V2) -> dict[str, list[Row]]:
     # What an answer as a whole knows of its values is only a shortcut.
     light = kind is Kind.OBSERVATION_V2_CORE
-    return rows_of(kind, items, project_id=PROJECT, plain=False, contents=True, light=light)
+    return rows_of(kind, as_read(items), project_id=PROJECT, contents=True, light=light)
 
 
 def one(**changes: Any) -> Item:
@@ -249,7 +250,7 @@ def test_names_of_the_older_api() -> None:
 
 def test_without_contents_nothing_of_them_is_in_the_rows() -> None:
     items = [one(input="secret", output="secret"), one(id="t-t", input="secret")]
-    tables = rows_of(Kind.OBSERVATION_V2, items, project_id=PROJECT, plain=True, contents=False)
+    tables = rows_of(Kind.OBSERVATION_V2, as_read(items), project_id=PROJECT, contents=False)
     assert all("input" not in row and "output" not in row for rows in tables.values() for row in rows)
 
 
