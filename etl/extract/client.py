@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import urlencode
 
 import requests
 import tenacity
@@ -35,13 +36,12 @@ from etl.errors import (
     UnexpectedAnswerError,
 )
 from etl.extract.budget import Bucket, Budget, Budgets, bucket_of
-from etl.transform.items import Fields, Item, fields_of, items_of, value_of
+from etl.transform.items import Fields, Item, fields_of, listing_of, value_of
 from etl.transform.jsontext import JsonTextError
 
 log = logging.getLogger(__name__)
 
 Params = Mapping[str, str | int | Sequence[str]]
-T = TypeVar("T")
 
 MAX_BODY_BYTES = 16 * 2**20
 _CHUNK_BYTES = 2**18
@@ -59,9 +59,13 @@ _DEPRECATIONS_SAID: set[str | None] = set()
 
 
 class Answer(NamedTuple):
-    """A JSON object, as the text of the value of each of its fields. Its text had `body_bytes`."""
+    """A JSON object, as the text of the value of each of its fields; that text had `body_bytes` in all.
+
+    Langfuse Cloud adds a `deprecation` where endpoints will go (recorded in `cloud_mode_deprecation_and_429`).
+    """
 
     fields: Fields
+    deprecation: Any
     body_bytes: int
 
     @property
@@ -71,11 +75,16 @@ class Answer(NamedTuple):
 
 
 class ListAnswer(NamedTuple):
-    """`{data: [objects], meta: {…}}`. Its text had `body_bytes`."""
+    """`{data: [objects], meta: {…}}`; the rest as in `Answer`."""
 
     items: list[Item]
     meta: dict[str, Any]
+    deprecation: Any
     body_bytes: int
+
+
+T = TypeVar("T", Answer, ListAnswer)
+_NOTHING = Answer({}, None, 0)
 
 
 class _StaleConnectionError(RetriableApiError):
@@ -155,6 +164,7 @@ class Client:
         self._key_names = key_names
         # Not as text: requests would encode it as Latin-1.
         self._auth = HTTPBasicAuth(public_key.encode(), secret_key.encode())
+        self._prepared: requests.PreparedRequest | None = None
         self._http = requests.Session()
         self._http.headers["User-Agent"] = f"langfuse-etl/{__version__}"
         self._http.headers["Accept"] = "application/json"
@@ -204,21 +214,21 @@ class Client:
             RetriableApiError, UnexpectedAnswerError: After all retries.
             ShutdownRequested: The stop event was set.
         """
-        return self._get(path, params, lambda answer: answer, patience or self._patience, any_size)
+        return self._get(path, params, _answer, patience or self._patience, any_size)
 
     def get_list(self, path: str, params: Params, *, any_size: bool = False) -> ListAnswer:
         """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
-        return self._get(path, params, lambda answer: _as_list(answer, path), self._patience, any_size)
+        return self._get(path, params, _list_answer, self._patience, any_size)
 
     def _get(
-        self, path: str, params: Params | None, read: Callable[[Answer], T], patience: Patience, any_size: bool
+        self, path: str, params: Params | None, read: Callable[[bytearray], T], patience: Patience, any_size: bool
     ) -> T:
-        """What `read` makes of the answer."""
+        """What `read` makes of the body; what it refuses with `JsonTextError` is asked for again."""
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(_may_pass),
             stop=tenacity.stop_any(
                 tenacity.stop_before_delay(patience.give_up_after_s),
-                _attempts_used_up(patience.attempts),
+                _AttemptsUsedUp(patience.attempts),
                 tenacity.stop_when_event_set(self.stop),
             ),
             wait=_wait_before_retry,
@@ -238,7 +248,7 @@ class Client:
         self,
         path: str,
         params: Params | None,
-        read: Callable[[Answer], T],
+        read: Callable[[bytearray], T],
         max_bytes: int | None,
         patience: Patience,
     ) -> T:
@@ -255,9 +265,7 @@ class Client:
         started = time.monotonic()
         status: int | None = None
         try:
-            with self._http.get(
-                self.base_url + path, params=_pairs(params), auth=self._auth, timeout=self._timeout, stream=True
-            ) as response:
+            with self._http.send(self._request(path, params), timeout=self._timeout, stream=True) as response:
                 body = self._read(response, path, max_bytes, started)
             status = response.status_code
         except requests.Timeout as error:
@@ -271,9 +279,29 @@ class Client:
         finally:
             self._traffic.answered(status, time.monotonic() - started)
         self._note_clock(response.headers.get("Date"))
-        if response.status_code == 429:
+        if status == 429:
             raise self._refused(response, budget, path)
-        return read(self._judge(response, body, path))
+        if status != 200:
+            raise self._error(status, body, path)
+        try:
+            answer = read(body)
+        except JsonTextError:
+            # A proxy, an error page or a half answer in the guise of success.
+            raise UnexpectedAnswerError(
+                f"GET {path}: {self._host()} answers, but not with Langfuse's JSON; check LANGFUSE_BASE_URL",
+                path=path,
+                status=status,
+            ) from None
+        _note_deprecation(answer, path)
+        return answer
+
+    def _request(self, path: str, params: Params | None) -> requests.PreparedRequest:
+        """To prepare each anew costs as much as to send it; they differ in their address only."""
+        if self._prepared is None:
+            self._prepared = self._http.prepare_request(requests.Request("GET", self.base_url, auth=self._auth))
+        request = self._prepared.copy()
+        request.url = f"{request.url}{path}" + (f"?{urlencode(_pairs(params))}" if params else "")
+        return request
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytearray:
         body = bytearray()  # pieces put together at the end would be held twice
@@ -311,43 +339,31 @@ class Client:
             budget.learn(int(limit))
         return _RateLimitedError(f"GET {path}: rate limited for {wait_s:g} s", path=path, status=429)
 
-    def _judge(self, response: requests.Response, body: bytearray, path: str) -> Answer:
-        status = response.status_code
+    def _error(self, status: int, body: bytearray, path: str) -> ApiError:
         try:
-            fields = fields_of(body)
-            # Langfuse Cloud adds it where endpoints will go (recorded in `cloud_mode_deprecation_and_429`).
-            deprecation = value_of(fields.pop("_deprecation", b"null"))
-            problem = {} if status == 200 else {name: value_of(text) for name, text in fields.items()}
+            answer = _answer(body)
+            problem = answer.value
         except JsonTextError:
-            if status == 200:
-                raise UnexpectedAnswerError(
-                    f"GET {path}: {self._host()} answers, but not with Langfuse's JSON; check LANGFUSE_BASE_URL",
-                    path=path,
-                    status=status,
-                ) from None
-            deprecation, problem = None, {}
-        if deprecation is not None:
-            _say_deprecated(path, deprecation)
-        if status == 200:
-            return Answer(fields, len(body))
+            answer, problem = _NOTHING, {}
+        _note_deprecation(answer, path)
         if status in (401, 403):
-            raise AuthError(self._auth_advice(status), path=path, status=status)
+            return AuthError(self._auth_advice(status), path=path, status=status)
         if status in (404, 405) and "error" in problem:
-            raise NotFoundError(f"GET {path}: not found", path=path, status=status)
+            return NotFoundError(f"GET {path}: not found", path=path, status=status)
         if status in (404, 405, 410):
             # Only the events-only mode answers 404 with a message and no `error` (recorded in `v4_events_only_mode`).
             left_behind = "message" in problem or status == 410
-            raise ApiGoneError(_gone_advice(path, left_behind), path=path, status=status, left_behind=left_behind)
+            return ApiGoneError(_gone_advice(path, left_behind), path=path, status=status, left_behind=left_behind)
         if status == 400:
-            raise RequestRejectedError(f"GET {path}: refused by the server (400)", path=path, status=status)
+            return RequestRejectedError(f"GET {path}: refused by the server (400)", path=path, status=status)
         error_name = problem.get("error")
         if status == 413 or (status == 422 and error_name == "PayloadTooLargeError"):
-            raise TooMuchError(f"GET {path}: too large for the server", path=path, status=status, timed_out=False)
+            return TooMuchError(f"GET {path}: too large for the server", path=path, status=status, timed_out=False)
         if status in (408, 422, 504, 524) or (status == 500 and "timeout" in str(error_name).lower()):
-            raise TooMuchError(
+            return TooMuchError(
                 f"GET {path}: too slow for the server ({status})", path=path, status=status, timed_out=True
             )
-        raise RetriableApiError(f"GET {path}: status {status}", path=path, status=status)
+        return RetriableApiError(f"GET {path}: status {status}", path=path, status=status)
 
     def _auth_advice(self, status: int) -> str:
         if status == 401:
@@ -377,26 +393,17 @@ class Client:
         self._traffic.retried()
 
 
-def objects_in(answer: Answer, name: str, path: str) -> list[Item]:
-    """The objects of a list in an answer.
-
-    Raises:
-        UnexpectedAnswerError: A proxy, an error page or a half answer in the guise of success.
-    """
-    try:
-        return items_of(answer.fields[name])
-    except (KeyError, JsonTextError):
-        raise UnexpectedAnswerError(f"GET {path}: not a list as Langfuse answers it", path=path, status=200) from None
+def _answer(body: bytearray) -> Answer:
+    fields = fields_of(body)
+    return Answer(fields, value_of(fields.pop("_deprecation", b"null")), len(body))
 
 
-def _as_list(answer: Answer, path: str) -> ListAnswer:
-    try:
-        meta = value_of(answer.fields.get("meta", b"null"))
-    except JsonTextError:
-        meta = None
+def _list_answer(body: bytearray) -> ListAnswer:
+    items, meta_text, deprecation = listing_of(body)
+    meta = value_of(meta_text)
     if not isinstance(meta, dict):
-        raise UnexpectedAnswerError(f"GET {path}: not a list as Langfuse answers it", path=path, status=200)
-    return ListAnswer(objects_in(answer, "data", path), meta, answer.body_bytes)
+        raise JsonTextError("`meta` is no object")
+    return ListAnswer(items, meta, value_of(deprecation), len(body))
 
 
 def _pairs(params: Params | None) -> list[tuple[str, str]]:
@@ -407,8 +414,11 @@ def _pairs(params: Params | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _say_deprecated(path: str, deprecation: object) -> None:
+def _note_deprecation(answer: Answer | ListAnswer, path: str) -> None:
     """One line for each date in the life of a process, whatever endpoint tells it first."""
+    deprecation = answer.deprecation
+    if deprecation is None:
+        return
     sunset = deprecation.get("sunsetAt") if isinstance(deprecation, dict) else None
     day = sunset[:10] if isinstance(sunset, str) and _DATE.match(sunset) else None
     if day in _DEPRECATIONS_SAID:
@@ -451,18 +461,16 @@ def _asked_s(header: str) -> float | None:
         return None
 
 
-def _attempts_used_up(attempts: int) -> tenacity.stop.stop_base:
+class _AttemptsUsedUp(tenacity.stop.stop_base):
     """Being told to wait is no failed attempt: only other trouble counts."""
 
-    class _Stop(tenacity.stop.stop_base):
-        failed = 0
+    def __init__(self, attempts: int) -> None:
+        self._left = attempts
 
-        def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
-            error = retry_state.outcome.exception() if retry_state.outcome else None
-            self.failed += not isinstance(error, _RateLimitedError)
-            return self.failed >= attempts
-
-    return _Stop()
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        error = retry_state.outcome.exception() if retry_state.outcome else None
+        self._left -= not isinstance(error, _RateLimitedError)
+        return self._left <= 0
 
 
 def _may_pass(error: BaseException) -> bool:

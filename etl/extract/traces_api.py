@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
-from etl.extract.client import Client, ListAnswer, Params, objects_in
+from etl.extract.client import Answer, Client, ListAnswer, Params
 from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page, Segment
@@ -23,6 +23,8 @@ from etl.extract.selection import FixedParams, selecting_params, totals_stay_exa
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
 from etl.intervals import MILLISECOND, Window
+from etl.transform.items import Item, items_of
+from etl.transform.jsontext import JsonTextError
 from etl.transform.pages import Kind, keys_of
 
 log = logging.getLogger(__name__)
@@ -198,7 +200,7 @@ class TracesReader:
         answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
         # The document leaves out two fields that are null for every score of a trace.
         left_out = {"sessionId": None, "datasetRunId": None}
-        scores = [score.with_defaults(left_out) for score in objects_in(answer, "scores", "/traces/…")]
+        scores = [score.with_defaults(left_out) for score in _objects(answer, "scores")]
         yield Page(Kind.SCORE_LEGACY, scores, body_bytes=answer.body_bytes)
 
     def _read_scores_v3(self, window: Window, chosen: Params | None = None) -> Iterator[Page]:
@@ -468,6 +470,15 @@ def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:
         Segment(_window(s.span), s.proof, s.promised, s.read, requests if index == 0 else 0)
         for index, s in enumerate(segments)
     ]
+
+
+def _objects(answer: Answer, name: str) -> list[Item]:
+    try:
+        return items_of(answer.fields[name])
+    except (KeyError, JsonTextError):
+        raise UnexpectedAnswerError(
+            f"GET /traces/…: a trace without its {name}", path="/traces/{id}", status=200
+        ) from None
 
 
 def _ids(answer: ListAnswer) -> str:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -22,14 +22,35 @@ Fields = dict[str, Text]
 # What tells an object from others, and its time.
 _KEY_NAMES = ("id", "traceId", "timestamp", "startTime", "createdAt")
 _Keys = msgspec.defstruct("_Keys", [(name, Any, msgspec.UNSET) for name in _KEY_NAMES])
-_TEXTS = msgspec.json.Decoder(list[msgspec.Raw])
-_KEYS = msgspec.json.Decoder(list[_Keys])  # type: ignore[valid-type]
+_NULL = msgspec.Raw(b"null")
+
+
+class _ListedTexts(msgspec.Struct, rename={"deprecation": "_deprecation"}):
+    data: list[msgspec.Raw]
+    meta: msgspec.Raw = _NULL
+    deprecation: msgspec.Raw = _NULL
+
+
+class _ListedKeys(msgspec.Struct):
+    data: list[_Keys]  # type: ignore[valid-type]
+
+
 _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TEXTS, _KEYS = msgspec.json.Decoder(list[msgspec.Raw]), msgspec.json.Decoder(list[_Keys])  # type: ignore[valid-type]
+_LISTED_TEXTS, _LISTED_KEYS = msgspec.json.Decoder(_ListedTexts), msgspec.json.Decoder(_ListedKeys)
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Finds where a value ends; its numbers may be too long for Python.
 _SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ABSENT = object()
+
+
+class Listing(NamedTuple):
+    """The objects of an answer, and the texts of what else Langfuse says there; `null` where it does not."""
+
+    items: list[Item]
+    meta: Text
+    deprecation: Text
 
 
 class Item(Mapping[str, Any]):
@@ -112,11 +133,24 @@ def fields_of(body: bytes | bytearray) -> Fields:
         JsonTextError: `body` is no JSON object.
     """
     try:
-        if not body.isascii():
-            body.decode()  # msgspec passes over texts without a look at their bytes
         return dict(_FIELDS.decode(body))
     except _REFUSED:
         return _fields_slowly(body)
+
+
+def listing_of(body: bytes | bytearray) -> Listing:
+    """The objects of the field `data` of a JSON object.
+
+    Raises:
+        JsonTextError: `body` is no JSON object, or has no such list.
+    """
+    try:
+        listed, keys = _LISTED_TEXTS.decode(body), _LISTED_KEYS.decode(body)
+        return Listing(list(map(Item, listed.data, keys.data)), listed.meta, listed.deprecation)
+    except _REFUSED:
+        fields = fields_of(body)
+        items = items_of(fields.get("data", _NULL))
+        return Listing(items, fields.get("meta", _NULL), fields.get("_deprecation", _NULL))
 
 
 def items_of(text: Text) -> list[Item]:

@@ -35,6 +35,9 @@ _TEXT, _INSTANT, _NUMBER, _INTEGER, _FLAG, _JSON = Kind
 # To be raised when the same object becomes another row than before, so that stored rows are looked at anew.
 _HASH_KEY = b"1"
 
+# hashlib lets other threads in for more at once, and then this one waits for its turn: longer than the hash takes.
+_HELD_BYTES = 2_047
+
 
 class RowError(EtlError):
     """The object has no usable key, so there is no row it could be."""
@@ -146,7 +149,11 @@ def content_hash(item: Item, shape: Shape) -> str:
     Two texts may say the same (in another order, with other spaces), so unequal hashes are no proof of a change.
     """
     content = item.text if not shape.ignored else item.text_but(shape.ignored)
-    return hashlib.blake2b(content, digest_size=16, key=_HASH_KEY).hexdigest()
+    digest = hashlib.blake2b(digest_size=16, key=_HASH_KEY)
+    text = memoryview(content)
+    for start in range(0, len(text), _HELD_BYTES):
+        digest.update(text[start : start + _HELD_BYTES])
+    return digest.hexdigest()
 
 
 def row_hash(row: Row) -> str:

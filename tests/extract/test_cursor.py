@@ -48,7 +48,7 @@ class CursorServer:
         rows = self.of(window)
         start = int(cursor or 0)
         meta = {"cursor": str(start + limit)} if start + limit < len(rows) else {}
-        return ListAnswer(as_read(rows[start : start + limit]), meta, 0)
+        return ListAnswer(as_read(rows[start : start + limit]), meta, None, 0)
 
 
 def read(fetch: Callable[[Window, int, str | None], ListAnswer], limit: int = 100) -> list[Page]:
@@ -192,7 +192,7 @@ def test_rows_that_do_not_fit_the_question_are_refused(spoil: Callable[[list[Row
 
 def test_a_cursor_that_does_not_move_is_refused() -> None:
     def fetch(window: Window, limit: int, cursor: str | None) -> ListAnswer:
-        return ListAnswer([], {"cursor": "same"}, 0)
+        return ListAnswer([], {"cursor": "same"}, None, 0)
 
     with pytest.raises(UnexpectedAnswerError, match="does not move"):
         read(fetch)

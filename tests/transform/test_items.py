@@ -15,7 +15,7 @@ from json_values import any_json, any_text, calm, equal
 
 from etl.transform import items
 from etl.transform.fields import OBSERVATION, SCORE_LEGACY
-from etl.transform.items import Item, fields_of, items_of, listed_text, parsed, value_of
+from etl.transform.items import Item, fields_of, items_of, listed_text, listing_of, parsed, value_of
 from etl.transform.jsontext import JsonTextError, dumps, parse
 from etl.transform.rows import content_hash
 
@@ -75,7 +75,7 @@ def test_an_odd_object_changes_no_text_beside_it(odd: Any) -> None:
 @pytest.mark.parametrize(
     "body",
     [
-        b"", b"<html>", b"null", b"{", b'{"data":[]', b'{"data":[NaN]}', b"[]", b'"a"', b'{"a":"\xff"}', b'{"a":1}}',
+        b"", b"<html>", b"null", b"{", b'{"data":[]', b'{"data":[NaN]}', b"[]", b'"a"', b'{"a":1}}',
         b'{"a":' + b"[" * 1_100 + b"]" * 1_100 + b',"b":"\\ud800"}',
     ],
 )  # fmt: skip
@@ -90,11 +90,30 @@ def test_what_is_no_list_of_objects_is_refused(body: bytes) -> None:
         items_of(body)
 
 
-def test_a_value_too_deep_to_be_parsed_is_said_when_it_is() -> None:
-    (item,) = items_of(b'[{"id":"a","input":' + b"[" * 1_100 + b"]" * 1_100 + b"}]")
+@pytest.mark.parametrize("value", [b"[" * 1_100 + b"]" * 1_100, b'"\xff"', b"1e" + b"9" * 20])
+def test_a_value_that_cannot_be_parsed_is_refused_when_it_is(value: bytes) -> None:
+    (item,) = items_of(b'[{"id":"a","input":' + value + b"}]")
     assert item["id"] == "a"
     with pytest.raises(JsonTextError):
         parsed([item])
+
+
+@given(objects(), st.sampled_from(["", " "]), st.booleans())
+@few
+def test_a_listing_is_its_list_and_what_is_said_beside_it(
+    values: list[dict[str, Any]], spaces: str, deprecated: bool
+) -> None:
+    beside = {"_deprecation": {"sunsetAt": "2026-11-16"}} if deprecated else {}
+    listing = listing_of(written({"meta": {"page": 1}, "other": [1], "data": values, **beside}, spaces))
+    assert equal(values, [dict(item) for item in listing.items])
+    assert value_of(listing.meta) == {"page": 1}
+    assert value_of(listing.deprecation) == beside.get("_deprecation")
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"data":null}', b'{"data":[1]}', b'{"data":[{}]', b"{}{}"])
+def test_what_is_no_listing_is_refused(body: bytes) -> None:
+    with pytest.raises(JsonTextError):
+        listing_of(body)
 
 
 @given(objects())
