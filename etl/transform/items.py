@@ -20,8 +20,8 @@ Text = bytes | bytearray | msgspec.Raw
 Fields = dict[str, Text]
 
 # What tells an object from others, and its time.
-_KEY_NAMES = ("id", "traceId", "timestamp", "startTime", "createdAt")
-_Keys = msgspec.defstruct("_Keys", [(name, Any, msgspec.UNSET) for name in _KEY_NAMES])
+_KEY_NAMES = frozenset({"id", "traceId", "timestamp", "startTime", "createdAt"})
+_Keys = msgspec.defstruct("_Keys", [(name, Any, msgspec.UNSET) for name in sorted(_KEY_NAMES)])
 _NULL = msgspec.Raw(b"null")
 
 
