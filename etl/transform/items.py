@@ -73,10 +73,13 @@ class Item(Mapping[str, Any]):
         return cls(dumps_bytes(dict(value)))
 
     def get(self, name: str, default: Any = None) -> Any:
-        if self._keys is None or name not in _KEY_NAMES:
-            return self._whole().get(name, default)
-        value = getattr(self._keys, name)
-        return default if value is msgspec.UNSET else value
+        if self._keys is not None and name in _KEY_NAMES:
+            value = getattr(self._keys, name)
+            if type(value) is str or value is None:
+                return value
+            if value is msgspec.UNSET:
+                return default
+        return self._whole().get(name, default)  # msgspec rounds numbers otherwise
 
     def __getitem__(self, name: str) -> Any:
         value = self.get(name, _ABSENT)
