@@ -15,6 +15,8 @@ from etl.load.keys import are_equal, listed, listing
 from etl.load.tables import ROW_TABLES
 
 _PAGE = "langfuse_etl_page"
+# Making a temporary table takes Postgres as long as writing so many single rows.
+_FEW = 10
 
 
 def insert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -37,15 +39,18 @@ def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
     Args:
         columns: What the rows hold, in their order; other columns stay as they are.
     """
-    upsert = _upsert(conn.dialect.name, schema_of(conn), table.name, columns)
+    schema = schema_of(conn)
     if conn.dialect.name == "sqlite":
-        conn.exec_driver_sql(upsert, list(rows))
+        conn.exec_driver_sql(_upsert("?", schema, table.name, columns), list(rows))
         return
     with _cursor(conn) as cursor:
+        if len(rows) <= _FEW:
+            cursor.executemany(_upsert("%s", schema, table.name, columns), rows)
+            return
         # A pooler may hand the next transaction another connection, so the table does not outlive this one.
-        cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {_qualified(schema_of(conn), table.name)})")
+        cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {_qualified(schema, table.name)})")
         _copy(cursor, _PAGE, columns, rows)
-        cursor.execute(upsert)
+        cursor.execute(_upsert(None, schema, table.name, columns))
         cursor.execute(f"DROP TABLE {_PAGE}")
 
 
@@ -101,14 +106,13 @@ def _update_postgres(table_name: str, columns: tuple[str, ...]) -> Update:
 
 
 @cache
-def _upsert(dialect: str, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
-    """With a place for each value on SQLite, from the table of the page on Postgres."""
+def _upsert(place: str | None, schema: str | None, table_name: str, columns: tuple[str, ...]) -> str:
+    """With a place for each value, as the driver writes it; without one all rows of the table of the page."""
     key = [column.name for column in ROW_TABLES[table_name].primary_key]
     kept = {*key, "first_seen_at"}
     updates = [f'"{name}" = excluded."{name}"' for name in columns if name not in kept]
     listing = _quoted(columns)
-    places = ", ".join("?" * len(columns))
-    source = f"VALUES ({places})" if dialect == "sqlite" else f"SELECT {listing} FROM {_PAGE}"  # noqa: S608 - our names
+    source = f"VALUES ({', '.join([place] * len(columns))})" if place else f"SELECT {listing} FROM {_PAGE}"  # noqa: S608 - our names
     return (
         f"INSERT INTO {_qualified(schema, table_name)} ({listing}) {source}"
         f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join([*updates, 'deleted_at = NULL'])}"

@@ -10,53 +10,61 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, collate, select
 
 from etl.load.compare import Differences, differences
-from etl.load.keys import Key, listed, listed_ids, of_listed, rows_by_key
-from etl.load.metrics import NONE_KNOWN, columns_by_key
+from etl.load.keys import Key, beside_listed, listed, of_listed, rows_by_key
 from etl.load.tables import observations, sessions, traces
-from etl.load.upsert import upsert
+from etl.load.upsert import NOTHING_MORE, Stored, stored_columns, stored_of, stored_rows, upsert
 from etl.transform import derive
-from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS, Metrics
+from etl.transform.derive import CONTENT_COLUMNS, NO_METADATA, PART_COLUMNS
 from etl.transform.rows import Row
 
-# What tells of a stored row whether it was derived, and is as it would be now.
-_DERIVED_SO = ("read_from", "content_hash", "deleted_at")
+# Metrics follow from the same rows.
+_PART = (*PART_COLUMNS, "end_time", "calculated_total_cost")
 # What is read of so many traces or sessions may be in memory together.
 _IDS_PER_SELECT = 10_000
 # Inputs and outputs of many traces do not fit in memory together; how large they are is seen as they come.
 _FIRST_GROUP, _GROUP_CHARACTERS = 8, 4_000_000
 
 
-def derive_traces(
-    conn: Connection,
-    project_id: str,
-    trace_ids: Collection[str],
-    now: datetime,
-    *,
-    if_missing: Collection[str] = (),
-    known: Mapping[str, Metrics] = NONE_KNOWN,
-    distrust: bool = False,
-) -> None:
+def derive_traces(conn: Connection, project_id: str, trace_ids: Collection[str], now: datetime) -> None:
     """Makes these traces of all their stored observations, as far as no traces API and no copy gave them.
 
-    Args:
-        if_missing: Others, which are looked at only if they are not stored.
-        known: The metrics of all these traces, for those that are new; without them they are to be refreshed.
-        distrust: Look at the stored columns themselves, not only at their hashes.
+    The metrics of those that are new are to be refreshed.
     """
-    unless_stored = set(if_missing).difference(trace_ids)
-    with_new = columns_by_key(known)
-    for ids in _chunks(unless_stored.union(trace_ids)):
-        derived = _derivable(conn, project_id, ids, unless_stored)
-        changed = [(row, root) for row, root, stored_so in derived if distrust or not stored_so]
-        for rows in _with_contents(conn, changed):
-            upsert(
-                conn,
-                "traces",
-                rows,
-                now,
-                damaged=differences(conn, "traces", rows).keys if distrust else (),
-                with_new=with_new,
-            )
+    for stored, parts in _derivable(conn, project_id, trace_ids):
+        write_traces(conn, project_id, parts, now, stored=stored)
+
+
+def write_traces(
+    conn: Connection,
+    project_id: str,
+    parts: Mapping[str, Sequence[Row]],
+    now: datetime,
+    *,
+    stored: Mapping[Key, Stored],
+    with_new: Mapping[Key, Row] = NOTHING_MORE,
+    distrust: bool = False,
+) -> set[str]:
+    """Makes these traces of all their observations.
+
+    Args:
+        parts: The observations of each trace, as `stored_parts` gives them or as they were just written.
+        stored: Those of the traces that are stored, by their whole keys.
+        with_new: As in `upsert`: the metrics of these traces, without which they are to be refreshed.
+        distrust: Look at the stored columns themselves, not only at their hashes.
+    Returns:
+        The sessions that the traces belong to.
+    """
+    derived = _whole_traces(project_id, parts)
+    changed = [(row, root) for row, root in derived if distrust or not _is_so(row, stored)]
+    for rows in _with_contents(conn, changed):
+        damaged = differences(conn, "traces", rows).keys if distrust else ()
+        upsert(conn, "traces", rows, now, damaged=damaged, with_new=with_new, stored=stored)
+    return {row["session_id"] for row, _ in derived if row["session_id"]}
+
+
+def is_derivable(stored: Stored | None) -> bool:
+    """Whether a trace or a session is to be as what is stored of its parts says: no API and no copy gave it."""
+    return stored is None or stored.read_from == "observations"
 
 
 def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[str], *, light: bool) -> Differences:
@@ -66,8 +74,8 @@ def differing_traces(conn: Connection, project_id: str, trace_ids: Collection[st
         light: Do not look at contents.
     """
     missing, changed = set[Key](), set[Key]()
-    for ids in _chunks(trace_ids):
-        expected = [(row, root) for row, root, _ in _derivable(conn, project_id, ids, ())]
+    for _, parts in _derivable(conn, project_id, trace_ids):
+        expected = _whole_traces(project_id, parts)
         groups = [[_without_contents(row) for row, _ in expected]] if light else _with_contents(conn, expected)
         for rows in groups:
             found = differences(conn, "traces", rows)
@@ -82,140 +90,154 @@ def derive_sessions(
     session_ids: Collection[str],
     now: datetime,
     *,
-    left: Collection[str] = (),
+    if_alive: Collection[str] = (),
     distrust: bool = False,
 ) -> None:
     """A row for each of these sessions that no traces API gave, in the environment of its earliest trace.
 
     Args:
-        left: Others, which traces may have left; those that are stored and have any are looked at, too.
-        distrust: As in `derive_traces`.
+        if_alive: Others, which are looked at only if they have traces.
+        distrust: As in `write_traces`.
     """
-    for derived in _derived_sessions(conn, project_id, session_ids, left):
-        rows = [row for row, stored_so in derived if distrust or not stored_so]
-        upsert(conn, "sessions", rows, now, damaged=differences(conn, "sessions", rows).keys if distrust else ())
+    for derived, stored in _derived_sessions(conn, project_id, session_ids, if_alive):
+        rows = [row for row in derived if distrust or not _is_so(row, stored)]
+        damaged = differences(conn, "sessions", rows).keys if distrust else ()
+        upsert(conn, "sessions", rows, now, damaged=damaged, stored=stored)
 
 
 def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:
     """What of these sessions is not stored as it follows from the stored traces; see `derive_sessions`."""
     missing, changed = set[Key](), set[Key]()
-    for derived in _derived_sessions(conn, project_id, session_ids, ()):
-        found = differences(conn, "sessions", [row for row, _ in derived])
+    for derived, _ in _derived_sessions(conn, project_id, session_ids, ()):
+        found = differences(conn, "sessions", derived)
         missing |= found.missing
         changed |= found.changed
     return Differences(missing, changed)
 
 
 def _derivable(
-    conn: Connection, project_id: str, trace_ids: Sequence[str], unless_stored: Collection[str]
-) -> Iterator[tuple[Row, Key | None, bool]]:
-    """Each of these traces that no traces API and no copy gave, without the contents of its root.
-
-    Args:
-        unless_stored: Those that are passed over if they are stored.
-    Yields:
-        The row, the key of its root (None if it has none), and whether it is stored so by its hash.
-    """
-    keys = [(project_id, trace_id) for trace_id in trace_ids]
-    stored = {trace_id: values for (_, trace_id), values in rows_by_key(conn, traces, keys, _DERIVED_SO)}
-    wanted = [
-        id_ for id_ in trace_ids if id_ not in stored or (stored[id_][0] == "observations" and id_ not in unless_stored)
-    ]
-    for trace_id, parts in _parts(conn, project_id, wanted).items():
-        row, root = derive.whole_trace(project_id, trace_id, parts), derive.root_of(parts)
-        yield row, None if root is None else (project_id, trace_id, root["id"]), _is_so(row, stored.get(trace_id))
+    conn: Connection, project_id: str, trace_ids: Collection[str]
+) -> Iterator[tuple[dict[Key, Stored], dict[str, list[Row]]]]:
+    """Those of these traces that are stored, and the parts of those that no traces API and no copy gave; in groups."""
+    for ids in _chunks(trace_ids):
+        stored = stored_rows(conn, traces, [(project_id, trace_id) for trace_id in ids])
+        wanted = [trace_id for trace_id in ids if is_derivable(stored.get((project_id, trace_id)))]
+        yield stored, stored_parts(conn, project_id, wanted)
 
 
-def _is_so(row: Row, stored: Sequence[Any] | None) -> bool:
-    """Whether a derived row is stored with all it holds, by `_DERIVED_SO` of what is stored."""
-    return stored is not None and tuple(stored) == ("observations", row["content_hash"], None)
+def _whole_traces(project_id: str, parts: Mapping[str, Sequence[Row]]) -> list[tuple[Row, Key | None]]:
+    """The row of each trace that has parts, and the key of its root; None if the row lacks none of its contents."""
+    found: list[tuple[Row, Key | None]] = []
+    for trace_id, those in parts.items():
+        if those:
+            root = derive.root_of(those)
+            # As `stored_parts` gives it; a row of a page has its contents with it.
+            lacking = None if root is None or "metadata" in root else (project_id, trace_id, root["id"])
+            found.append((derive.whole_trace(project_id, trace_id, those), lacking))
+    return found
+
+
+def _is_so(row: Row, stored: Mapping[Key, Stored]) -> bool:
+    """Whether a derived row is stored with all it holds, by its hash."""
+    old = stored.get((row["project_id"], row["id"]))
+    return (
+        old is not None
+        and old.read_from == "observations"
+        and old.content_hash == row["content_hash"]
+        and not old.deleted
+    )
 
 
 def _derived_sessions(
-    conn: Connection, project_id: str, session_ids: Collection[str], left: Collection[str]
-) -> Iterator[list[tuple[Row, bool]]]:
-    """The rows of sessions, each with whether it is stored so by its hash; in groups."""
+    conn: Connection, project_id: str, session_ids: Collection[str], if_alive: Collection[str]
+) -> Iterator[tuple[list[Row], dict[Key, Stored]]]:
+    """The rows of sessions, and those of them that are stored; in groups."""
     named = set(session_ids)
-    for ids in _chunks(named.union(left)):
-        first = conn.execute(_first_environments(conn.dialect.name), {"project": project_id, **listed(ids)}).all()
-        environments = {session_id: environment for session_id, trace_id, environment in first if trace_id is not None}
-        keys = [(project_id, session_id) for session_id in ids]
-        stored = {key[1]: values for key, values in rows_by_key(conn, sessions, keys, _DERIVED_SO)}
+    for ids in _chunks(named.union(if_alive)):
+        found = conn.execute(_sessions_query(conn.dialect.name), {"project": project_id, **listed(ids)}).all()
+        stored: dict[Key, Stored] = {
+            (project_id, id_): stored_of(values) for id_, _, _, *values in found if values[0] is not None
+        }
         rows = [
-            derive.session(project_id, session_id, environments.get(session_id))
-            for session_id in ids
-            if _is_derivable(session_id in named, session_id in environments, stored.get(session_id))
+            derive.session(project_id, session_id, environment)
+            for session_id, trace_id, environment, *_ in found
+            if _is_told(session_id in named, trace_id is not None, stored.get((project_id, session_id)))
         ]
-        yield [(row, _is_so(row, stored.get(row["id"]))) for row in rows]
+        yield rows, stored
 
 
 @cache
-def _first_environments(dialect: str) -> Select[Any]:
-    """The earliest trace of each session that `listed` names, and its environment; both null if it has none."""
+def _sessions_query(dialect: str) -> Select[Any]:
+    """The earliest trace of each session that `listed` names, and its environment; then what is stored of the session.
+
+    All of it may be null.
+    """
     # Postgres sorts text by the language of the database, SQLite by its bytes.
     by_bytes = collate(traces.c.id, "C") if dialect == "postgresql" else traces.c.id
-    session_id = listed_ids(dialect).c.value
+    beside = beside_listed(dialect, sessions, stored_columns(sessions))
     earliest = (
         select(column)
         .where(
             traces.c.project_id == bindparam("project"),
-            traces.c.session_id == session_id,
+            traces.c.session_id == beside.id,
             traces.c.deleted_at.is_(None),
         )
         .order_by(traces.c.timestamp, by_bytes)
         .limit(1)
+        .correlate_except(traces)
         .scalar_subquery()
         for column in (traces.c.id, traces.c.environment)
     )
-    return select(session_id, *earliest)
+    return select(beside.id, *earliest, *beside.columns.values()).select_from(beside.source)
 
 
-def _is_derivable(named: bool, has_traces: bool, stored: Sequence[Any] | None) -> bool:
-    """Whether a session has to be as its traces say, by `_DERIVED_SO` of what is stored."""
+def _is_told(named: bool, has_traces: bool, stored: Stored | None) -> bool:
+    """Whether a session has to be as its traces say."""
     if stored is None:
-        return named
-    read_from, _, deleted_at = stored
+        return named or has_traces
     # One that all its traces have left stays as it was.
-    return read_from == "observations" and (has_traces or (named and deleted_at is not None))
+    return is_derivable(stored) and (has_traces or (named and stored.deleted))
 
 
-def _parts(conn: Connection, project_id: str, trace_ids: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """The stored observations of each trace that has any, without their contents."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def stored_parts(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, list[Row]]:
+    """What traces are made of: the stored observations of each that has any, without their contents."""
+    found: dict[str, list[Row]] = {}
     if not trace_ids:
         return found
     query = _parts_query(conn.dialect.name)
-    for trace_id, *values in conn.execute(query, {"project": project_id, **listed(trace_ids)}).all():
-        found.setdefault(trace_id, []).append(dict(zip(PART_COLUMNS, values, strict=True)))
+    for trace_id, *values in conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).all():
+        found.setdefault(trace_id, []).append(dict(zip(_PART, values, strict=True)))
     return found
 
 
 @cache
 def _parts_query(dialect: str) -> Select[Any]:
     columns = observations.c
-    parts = select(columns.trace_id, *(columns[name] for name in PART_COLUMNS)).where(
+    parts = select(columns.trace_id, *(columns[name] for name in _PART)).where(
         columns.project_id == bindparam("project"), columns.deleted_at.is_(None)
     )
     return of_listed(dialect, parts, columns.trace_id)
 
 
 def _with_contents(conn: Connection, rows: Sequence[tuple[Row, Key | None]]) -> Iterator[list[Row]]:
-    """The rows with the contents of their roots, in groups of a few megabytes.
+    """The rows with the contents of their roots, in groups of a few megabytes; first those that lack nothing.
 
     Args:
-        rows: Each with the key of its root; None if it has none.
+        rows: Each with the key of its root; None if it lacks nothing.
     """
+    if whole := [row for row, root in rows if root is None]:
+        yield whole
+    lacking = [(row, root) for row, root in rows if root is not None]
     start, size = 0, _FIRST_GROUP
-    while start < len(rows):
-        group = rows[start : start + size]
-        roots = [root for _, root in group if root is not None]
+    while start < len(lacking):
+        group = lacking[start : start + size]
         contents = {
             key: dict(zip(CONTENT_COLUMNS, values, strict=True))
-            for key, values in rows_by_key(conn, observations, roots, CONTENT_COLUMNS)
+            for key, values in rows_by_key(conn, observations, [root for _, root in group], CONTENT_COLUMNS)
         }
         held = sum(len(value) for values in contents.values() for value in values.values() if value is not None)
         # Rows of their own, so that those of the groups before do not stay.
-        yield [row if root is None else _with_metadata(row | contents.pop(root)) for row, root in group]
+        yield [_with_metadata(row | contents.pop(root)) for row, root in group]
         start += len(group)
         size = min(2 * size, max(1, len(group) * _GROUP_CHARACTERS // max(1, held)))
 

@@ -78,6 +78,26 @@ def of_listed(dialect: str, query: Select[Any], column: ColumnElement[str]) -> S
     return query.where(column.in_(select(ids.c.value)))
 
 
+class Beside(NamedTuple):
+    """The ids that `listed` gives to the statement, and beside each its row of a table; nulls where it has none."""
+
+    source: FromClause
+    id: ColumnElement[str]
+    columns: Mapping[str, ColumnElement[Any]]
+
+
+def beside_listed(dialect: str, table: Table, columns: Sequence[str]) -> Beside:
+    """`columns` of the rows of `table`, which has the key (project_id, id); the statement takes `project`, too."""
+    ids = listed_ids(dialect)
+    is_its_row = and_(table.c.project_id == bindparam("project"), table.c.id == ids.c.value)
+    wanted = [table.c[name] for name in columns]
+    if dialect == "postgresql":
+        # As in `of_listed`.
+        each = select(*wanted).where(is_its_row).offset(literal_column("0")).lateral("each")
+        return Beside(ids.join(each, true(), isouter=True), ids.c.value, dict(each.c))
+    return Beside(ids.join(table, is_its_row, isouter=True), ids.c.value, {column.name: column for column in wanted})
+
+
 def listed_ids(dialect: str) -> TableValuedAlias:
     """The ids that `listed` gives to the statement, as a table with a column `value`."""
     if dialect == "postgresql":

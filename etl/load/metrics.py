@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from types import MappingProxyType
@@ -49,6 +49,17 @@ def trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str])
     return {trace_id: metrics(parts) for trace_id, parts in spans.items()}
 
 
+def metrics_at_hand(at_hand: Mapping[str, Iterable[Row]]) -> dict[str, Metrics]:
+    """The same of traces of which these are all the stored observations."""
+    return {
+        trace_id: metrics(
+            Span(_moment(part["start_time"]), _moment(part["end_time"]), part.get("calculated_total_cost"))
+            for part in parts
+        )
+        for trace_id, parts in at_hand.items()
+    }
+
+
 def refresh_trace_metrics(
     conn: Connection,
     project_id: str,
@@ -64,13 +75,16 @@ def refresh_trace_metrics(
     Args:
         known: Those that were worked out already.
     """
+    others = _other_metrics(conn, project_id, trace_ids, known)
+    set_trace_metrics(conn, project_id, others, now)
+    return len(others)
+
+
+def set_trace_metrics(conn: Connection, project_id: str, new: Mapping[str, Metrics], now: datetime) -> None:
+    """Sets `latency` and `total_cost` of these traces, which are stored with others."""
     moment = instant_text(now)
-    changes = [
-        (*new, moment, project_id, trace_id)
-        for trace_id, new in _other_metrics(conn, project_id, trace_ids, known).items()
-    ]
+    changes = [(*values, moment, project_id, trace_id) for trace_id, values in new.items()]
     update_values(conn, traces, ("latency", "total_cost", "changed_at"), changes)
-    return len(changes)
 
 
 def differing_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[Key]:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from functools import cache
-from typing import Any
 
-from sqlalchemy import Connection, Select, bindparam, exists, select
+from sqlalchemy import Connection
 
-from etl.load.keys import listed, of_listed, rows_by_key
-from etl.load.tables import sessions, traces
+from etl.load.keys import rows_by_key
+from etl.load.tables import traces
 from etl.transform.rows import Row
 
 
@@ -29,25 +27,6 @@ def session_ids_of(
         for _, (session_id, deleted_at) in found
         if session_id is not None and (with_deleted or deleted_at is None)
     }
-
-
-def session_ids_without_row(conn: Connection, project_id: str, trace_ids: Collection[str]) -> set[str]:
-    """The sessions that these traces belong to and that have no row."""
-    if not trace_ids:
-        return set()
-    query = _session_ids_without_row(conn.dialect.name)
-    found = conn.execute(query, {"project": project_id, **listed(list(trace_ids))}).scalars()
-    return {session_id for session_id in found if session_id is not None}
-
-
-@cache
-def _session_ids_without_row(dialect: str) -> Select[Any]:
-    has_row = exists().where(sessions.c.project_id == traces.c.project_id, sessions.c.id == traces.c.session_id)
-    # A condition on the session would lead SQLite to an index of sessions, and so through all traces.
-    without_row = select(traces.c.session_id).where(
-        traces.c.project_id == bindparam("project"), traces.c.deleted_at.is_(None), ~has_row
-    )
-    return of_listed(dialect, without_row, traces.c.id)
 
 
 def of_stored_traces(conn: Connection, project_id: str, tables: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:

@@ -30,7 +30,7 @@ _VERSION_COLUMNS = {
 }
 # Rows of these tables that were read from observations were put together from them: there is no such answer.
 _DERIVABLE = ("traces", "sessions")
-_NOTHING_MORE: Mapping[Key, Row] = MappingProxyType({})
+NOTHING_MORE: Mapping[Key, Row] = MappingProxyType({})
 
 
 class Written(NamedTuple):
@@ -40,7 +40,9 @@ class Written(NamedTuple):
     changed: int
 
 
-class _Stored(NamedTuple):
+class Stored(NamedTuple):
+    """What decides, of a stored row, whether a reading replaces it."""
+
     content_hash: str
     read_from: str
     deleted: bool
@@ -56,7 +58,8 @@ def upsert(
     now: datetime,
     *,
     damaged: Collection[Key] = (),
-    with_new: Mapping[Key, Row] = _NOTHING_MORE,
+    with_new: Mapping[Key, Row] = NOTHING_MORE,
+    stored: Mapping[Key, Stored] | None = None,
 ) -> Written:
     """Writes what is new or newer; the same rows again write nothing.
 
@@ -74,10 +77,12 @@ def upsert(
         damaged: Keys, without the project, whose stored columns may not be what their hash says: they are written anew.
         with_new: More columns of rows that are not stored yet, by their keys without the project; for all of the rows
             or for none.
+        stored: Those of the rows that are stored, by their whole keys, where that is known; else they are looked up.
     """
     table = ROW_TABLES[table_name]
     newest = newest_by_key(table, rows)
-    stored = _stored_rows(conn, table, list(newest))
+    if stored is None:
+        stored = stored_rows(conn, table, newest)
     for key in newest.keys() & stored.keys():
         newest[key] = _with_contents_known(table, newest[key], stored[key])
     inserts = [row | with_new[key[1:]] if with_new else row for key, row in newest.items() if key not in stored]
@@ -156,7 +161,7 @@ def outranks(table: Table, row: Row, read_from: str, stored_version: tuple[str, 
     return brings_contents or new[:1] > stored_version[:1]
 
 
-def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
+def _replaces(table: Table, row: Row, stored: Stored) -> bool:
     same_reader = row["read_from"] == stored.read_from
     if same_reader and row["content_hash"] == stored.content_hash:
         return False
@@ -166,12 +171,20 @@ def _replaces(table: Table, row: Row, stored: _Stored) -> bool:
     return better or (same_reader and stored.deleted)
 
 
-def _stored_rows(conn: Connection, table: Table, keys: Sequence[Key]) -> dict[Key, _Stored]:
-    columns = ["content_hash", "read_from", "deleted_at", "extra", "exact", *_VERSION_COLUMNS[table.name]]
-    return {
-        key: _Stored(content_hash, read_from, deleted_at is not None, extra, exact, tuple(part or "" for part in parts))
-        for key, (content_hash, read_from, deleted_at, extra, exact, *parts) in rows_by_key(conn, table, keys, columns)
-    }
+def stored_columns(table: Table) -> tuple[str, ...]:
+    """What `stored_of` needs of a stored row."""
+    return ("content_hash", "read_from", "deleted_at", "extra", "exact", *_VERSION_COLUMNS[table.name])
+
+
+def stored_of(values: Sequence[Any]) -> Stored:
+    """A stored row by the values of its `stored_columns`."""
+    content_hash, read_from, deleted_at, extra, exact, *parts = values
+    return Stored(content_hash, read_from, deleted_at is not None, extra, exact, tuple(part or "" for part in parts))
+
+
+def stored_rows(conn: Connection, table: Table, keys: Collection[Key]) -> dict[Key, Stored]:
+    """Those of these rows that are stored, by their whole keys."""
+    return {key: stored_of(values) for key, values in rows_by_key(conn, table, keys, stored_columns(table))}
 
 
 def _is_light(table: Table, row: Row) -> bool:
@@ -180,7 +193,7 @@ def _is_light(table: Table, row: Row) -> bool:
 
 
 def _saying_the_same(
-    conn: Connection, table: Table, rows: Mapping[Key, Row], stored: Mapping[Key, _Stored]
+    conn: Connection, table: Table, rows: Mapping[Key, Row], stored: Mapping[Key, Stored]
 ) -> list[Key]:
     """Which of these rows say what is stored already, though their hashes differ.
 
@@ -213,14 +226,14 @@ def is_same(table: Table, name: str, new: Any, old: Any) -> bool:
     return bool(new == old)
 
 
-def _with_contents_known(table: Table, row: Row, stored: _Stored) -> Row:
+def _with_contents_known(table: Table, row: Row, stored: Stored) -> Row:
     """`row`; where the server could not send its contents this time, those that are stored of this version count."""
     if not contents_missing(row["exact"]) or contents_missing(stored.exact) or version(table, row) != stored.version:
         return row
     return row | {"exact": with_contents_known(row["exact"])}
 
 
-def _with_rest(table: Table, row: Row, stored: _Stored) -> Row:
+def _with_rest(table: Table, row: Row, stored: Stored) -> Row:
     """`row` with what `exact` and `extra` hold of stored fields that were not asked for this time."""
     if stored.extra is None and stored.exact is None:
         return row

@@ -11,11 +11,12 @@ from etl.load.compare import differences
 from etl.load.deletions import mark_left_without_rows, mark_sessions_left_without_traces
 from etl.load.derived import derive_sessions, derive_traces
 from etl.load.metrics import columns_by_key, refresh_trace_metrics, trace_metrics
-from etl.load.selection import of_stored_traces, session_ids_of, session_ids_without_row
+from etl.load.selection import of_stored_traces, session_ids_of
 from etl.load.upsert import Written, upsert
 from etl.pipeline.scope import Scope
+from etl.pipeline.store_v2 import store_observations_v2
 from etl.transform.derive import Metrics
-from etl.transform.pages import OBSERVATIONS_V2, Kind, session_ids, trace_ids
+from etl.transform.pages import OBSERVATIONS_V2, Kind, trace_ids
 from etl.transform.rows import Row
 
 
@@ -41,29 +42,22 @@ def store_rows(
         observations_copied: Whether the children that latency and cost follow from are in the database.
         distrust: Look at the stored columns themselves, not only at their hashes.
     """
+    if kind in OBSERVATIONS_V2:
+        return store_observations_v2(conn, tables, project_id=project_id, now=now, traces=traces, distrust=distrust)
     changed = trace_ids(tables)
-    touched = changed.union(traces)
-    derives = kind in OBSERVATIONS_V2
-    left = session_ids_of(conn, project_id, changed) if derives else set()
     known: dict[str, Metrics] = {}
     written: list[Written] = []
     # Traces come last: a new one is written with the metrics that follow from its observations, not twice.
     for table, rows in sorted(tables.items(), key=lambda entry: entry[0] == "traces"):
         if table == "traces" and observations_copied:
-            known = trace_metrics(conn, project_id, touched if derives else changed)
+            known = trace_metrics(conn, project_id, changed)
         damaged = differences(conn, table, rows).keys if distrust else ()
         written.append(upsert(conn, table, rows, now, damaged=damaged, with_new=columns_by_key(known)))
-    if derives:
-        # Of rows that the older API gave nobody may have derived a trace or a session yet.
-        derive_traces(conn, project_id, changed, now, if_missing=touched, known=known, distrust=distrust)
-        named = session_ids_without_row(conn, project_id, touched - changed)
-        named |= session_ids(tables) | session_ids_of(conn, project_id, changed)
-        # A session that a trace has left may have another earliest one now, and so another environment.
-        derive_sessions(conn, project_id, named, now, left=left, distrust=distrust)
     # Without observations there is nothing to derive from: these traces brought their metrics along.
     if observations_copied:
         # A trace that came alone, as it is stored, says nothing of its children.
-        refresh_trace_metrics(conn, project_id, touched if "observations" in tables else changed, now, known=known)
+        told = changed.union(traces) if "observations" in tables else changed
+        refresh_trace_metrics(conn, project_id, told, now, known=known)
     return Written(sum(one.stored for one in written), sum(one.changed for one in written))
 
 

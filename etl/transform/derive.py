@@ -160,7 +160,8 @@ def _version(part: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _newest_with(column: str, newest_first: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    return next((part for part in newest_first if part[column] not in _NO_VALUE), None)
+    # Where the server could not send its contents, a row has not all columns.
+    return next((part for part in newest_first if part.get(column) not in _NO_VALUE), None)
 
 
 def _least(parts: Iterable[Mapping[str, Any]], column: str) -> str | None:

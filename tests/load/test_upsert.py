@@ -242,6 +242,22 @@ def test_metrics_that_were_derived_stay_when_the_trace_is_read_again(engine: Eng
     assert (found["name"], found["latency"], found["total_cost"]) == ("new", 1.5, 0.25)
 
 
+@pytest.mark.parametrize("count", [1, 30], ids=["few", "many"])
+def test_rows_that_replace_others_are_stored_whole_however_many_they_are(engine: Engine, count: int) -> None:
+    odd = {
+        "name": "%s 'quoted' \\N \\. \t\r\n", "calculatedTotalCost": 1e-7, "completionTokens": 2**40,
+        "input": {"text": "\\u0041 100% \"'\n"}, "output": "", "promptName": "", "metadata": {"null": None},
+    }  # fmt: skip
+    keys = [f"o{number}" for number in range(count)]
+    write(engine, "observations", [row("observations", key, traceId="t", updatedAt=at(1)) for key in keys], instant(0))
+    newer = {key: row("observations", key, traceId="t", updatedAt=at(2), **odd) for key in keys}
+
+    assert Written(count, count) == write(engine, "observations", list(newer.values()), instant(60))
+    for found in stored_in(engine, "observations").values():
+        assert equal(to_api(newer[found["id"]], STREAMS["observations"].shape), to_item(found, STREAMS["observations"]))
+        assert (found["first_seen_at"], found["changed_at"]) == (instant(0), instant(60))
+
+
 @pytest.mark.parametrize("keys", [5_001])
 def test_a_page_of_more_keys_than_one_statement_takes_is_looked_up_and_written(engine: Engine, keys: int) -> None:
     template = row("observations", traceId="t", updatedAt=at(1))

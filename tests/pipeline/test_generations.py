@@ -273,8 +273,13 @@ def test_a_root_that_arrives_hours_after_its_children(engine: Engine, order: tup
         [span("a", 1, userId="u"), span("b", 2)],
         [span("a", 1, parentObservationId=None, input="1"), span("b", 2, parentObservationId=None, input="2")],
         [span(f"o{n}", n * 500, updatedAt=9_000 - n, tags=[f"{n}"], parentObservationId=None) for n in range(10)],
+        [
+            span("a", 1, parentObservationId=None, userId=17, input='{"b": 1, "a": [1.50, null]}', totalCost=0.1),
+            span("b", 2, endTime=9, tags=["z", "\N{GREEK SMALL LETTER ALPHA}"], sessionId="s", totalCost=0.2),
+            span("c", 2, version=None, traceName="\x00", totalCost=0.7),
+        ],
     ],
-    ids=["no root", "two roots", "ten windows"],
+    ids=["no root", "two roots", "ten windows", "values that a column cannot hold"],
 )
 def test_pages_and_their_order_do_not_matter(new_database: Callable[[], Engine], items: list[Item]) -> None:
     found = []
@@ -693,5 +698,5 @@ def test_killed_between_a_page_and_what_follows_from_it_neither_is_there(
                 assert trace["total_cost"] == sum(costs)
             if len(statements) < number:
                 break
-    assert number > 10
+    assert number > 6
     assert same_tables(engine) == same_tables(clean)
