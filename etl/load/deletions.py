@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -19,9 +20,14 @@ from sqlalchemy import (
     Exists,
     Select,
     Table,
+    and_,
+    bindparam,
     delete,
     exists,
+    func,
     insert,
+    literal_column,
+    or_,
     select,
     update,
 )
@@ -77,23 +83,19 @@ def settle_absences(
         environments: Only rows of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
     """
-    table = ROW_TABLES[stream]
-
-    def stored(but: Collection[Key] = ()) -> set[Key]:
-        return stored_keys(
-            conn, project_id, stream, window, read_from=read_from, known_since=known_since, before=read_started_at,
-            environments=environments, but=but,
-        )  # fmt: skip
-
+    place = _Place(project_id, stream, window, read_from, read_started_at, environments)
+    if not _to_settle(conn, place, seen, foreign=known_since is not None):
+        return Absences([], too_many=False)
     _forget(conn, project_id, stream, set(seen))
-    missing = stored(but=seen)
+    missing = _keys_in(conn, place, known_since, but=seen)
     if not missing:
         return Absences([], too_many=False)
-    if not confirmed and len(missing) > MOST_ROWS and len(missing) > MOST_SHARE * len(stored()):
+    believed = confirmed or len(missing) <= MOST_ROWS
+    if not believed and len(missing) > MOST_SHARE * len(_keys_in(conn, place, known_since)):
         return Absences([], too_many=True)
     noticed = _noticed(conn, project_id, stream, missing)
     due = missing if confirmed else {k for k, at in noticed.items() if read_started_at - at >= CONFIRM_AFTER}
-    _mark(conn, table, project_id, due, read_started_at)
+    _mark(conn, ROW_TABLES[stream], project_id, due, read_started_at)
     _forget(conn, project_id, stream, due)
     _note(conn, project_id, stream, missing - due - set(noticed), read_at)
     return Absences(sorted(due), too_many=False)
@@ -112,7 +114,7 @@ def note_unknown(
 ) -> None:
     """Notes the stored rows of `window` that the other generation gave and that this one lacks, before it is whole."""
     _forget(conn, project_id, stream, set(seen))
-    unknown = _foreign_keys(conn, project_id, stream, window, read_from, environments=environments, but=seen)
+    unknown = _keys_but(conn, _Place(project_id, stream, window, read_from, None, environments), seen, foreign=True)
     _note(conn, project_id, stream, unknown - set(_noticed(conn, project_id, stream, unknown)), now)
 
 
@@ -183,9 +185,9 @@ def mark_sessions_left_without_traces(
 
 def derived_without_observations(conn: Connection, project_id: str, window: Window) -> set[str]:
     """Traces of a window that were derived, by id, though no observation of them is stored."""
-    query = _in_window(traces, project_id, "traces", window, before=None, environments=None)
-    found = conn.execute(query.where(traces.c.read_from == "observations", ~_with_observations()))
-    return set(found.scalars())
+    place = _Place(project_id, "traces", window, ("observations",))
+    derived = _in_window(place.look).where(_own(place.look), ~_with_observations())
+    return set(conn.execute(derived, place.values()).scalars())
 
 
 def stored_keys(
@@ -210,64 +212,121 @@ def stored_keys(
         environments: Only rows of these environments; None for all.
         but: Keys that are not asked for.
     """
-    table = ROW_TABLES[stream]
-    own = _in_window(table, project_id, stream, window, before=before, environments=environments)
-    keys = _keys_but(conn, table, own.where(table.c.read_from.in_(sorted(read_from))), but)
+    place = _Place(project_id, stream, window, read_from, before, environments)
+    return _keys_in(conn, place, known_since, but=but)
+
+
+class _Look(NamedTuple):
+    """What makes one statement about rows of a window another than the next one."""
+
+    stream: str
+    read_from: tuple[str, ...]
+    only_before: bool
+    by_environment: bool
+
+
+class _Place(NamedTuple):
+    """Rows of a window, as `stored_keys` describes them."""
+
+    project_id: str
+    stream: str
+    window: Window
+    read_from: Collection[str]
+    before: datetime | None = None
+    environments: Collection[str] | None = None
+
+    @property
+    def look(self) -> _Look:
+        read_from = tuple(sorted(self.read_from))
+        return _Look(self.stream, read_from, self.before is not None, self.environments is not None)
+
+    def values(self, keys: Collection[Key] = ()) -> dict[str, Any]:
+        """For the statements of `look`, with `is_key_listed`."""
+        found = {
+            "project": self.project_id,
+            "from_time": instant_text(self.window.start),
+            "to_time": instant_text(self.window.end),
+            **listed(list(keys)),
+        }
+        if self.before is not None:
+            found["before"] = self.before
+        if self.environments is not None:
+            found["environments"] = sorted(self.environments)
+        return found
+
+
+def _keys_in(conn: Connection, place: _Place, known_since: datetime | None, *, but: Collection[Key] = ()) -> set[Key]:
+    """See `stored_keys`."""
+    keys = _keys_but(conn, place, but, foreign=False)
     if known_since is not None:
-        given = _foreign_keys(
-            conn, project_id, stream, window, read_from, before=before, environments=environments, but=but
-        )
-        noticed = _noticed(conn, project_id, stream, given)
+        given = _keys_but(conn, place, but, foreign=True)
+        noticed = _noticed(conn, place.project_id, place.stream, given)
         keys |= {key for key in given if key not in noticed or noticed[key] >= known_since}
     return keys
 
 
-def _foreign_keys(
-    conn: Connection,
-    project_id: str,
-    stream: str,
-    window: Window,
-    read_from: Collection[str],
-    *,
-    before: datetime | None = None,
-    environments: Collection[str] | None = None,
-    but: Collection[Key] = (),
-) -> set[Key]:
-    """The keys of rows that the other generation of the API gave, and that this one can be missing."""
-    table = ROW_TABLES[stream]
-    query = _in_window(table, project_id, stream, window, before=before, environments=environments)
-    query = query.where(table.c.read_from.not_in(sorted(read_from)))
-    if "trace_copy" in read_from:
-        query = query.where(table.c.read_from == "traces", ~_with_observations())
-    return _keys_but(conn, table, query, but)
+def _keys_but(conn: Connection, place: _Place, but: Collection[Key], *, foreign: bool) -> set[Key]:
+    """The keys of the rows beside `but`; the database leaves these out, so that they are not fetched.
+
+    Args:
+        foreign: Of the rows that the other generation of the API gave, and that this one can be missing.
+    """
+    others = _others(conn.dialect.name, place.look, foreign)
+    return {tuple(row) for row in conn.execute(others, place.values(but)).all()}
 
 
-def _keys_but(conn: Connection, table: Table, query: Select[Any], but: Collection[Key]) -> set[Key]:
-    """What `query` finds beside the keys `but`; the database leaves these out, so that they are not fetched."""
-    others = query.where(~is_key_listed(conn.dialect.name, _key_columns(table)))
-    return {tuple(row) for row in conn.execute(others, listed(list(but))).all()}
+def _to_settle(conn: Connection, place: _Place, seen: Collection[Key], *, foreign: bool) -> bool:
+    """Whether stored rows are not among those seen, or any of those was noted as absent: mostly neither is so.
+
+    Args:
+        foreign: Whether to look at rows that the other generation of the API gave, too.
+    """
+    anything = _to_settle_query(conn.dialect.name, place.look, foreign)
+    return conn.execute(anything, place.values(seen)).first() is not None
 
 
-def _in_window(
-    table: Table,
-    project_id: str,
-    stream: str,
-    window: Window,
-    *,
-    before: datetime | None,
-    environments: Collection[str] | None,
-) -> Select[Any]:
+@cache
+def _to_settle_query(dialect: str, look: _Look, foreign: bool) -> Select[Any]:
+    absent = sync_absences.c
+    noted_as = (absent.trace_id, absent.id) if look.stream == "observations" else (absent.id,)
+    noted = select(absent.id).where(
+        absent.project_id == bindparam("project"), absent.stream == look.stream, is_key_listed(dialect, noted_as)
+    )
+    found = [noted, _others(dialect, look, False), *([_others(dialect, look, True)] if foreign else [])]
+    # Asked whether there is any, Postgres reads the table from its beginning instead of the index of times.
+    counts = (query.with_only_columns(func.count()).scalar_subquery() for query in found)
+    return select(literal_column("1")).where(or_(*(count > 0 for count in counts)))
+
+
+@cache
+def _others(dialect: str, look: _Look, foreign: bool) -> Select[Any]:
+    """The keys of rows of a window, without those that `listed` gives to the statement."""
+    chosen = _foreign(look) if foreign else _own(look)
+    return _in_window(look).where(chosen, ~is_key_listed(dialect, _key_columns(ROW_TABLES[look.stream])))
+
+
+def _own(look: _Look) -> ColumnElement[bool]:
+    return or_(*(ROW_TABLES[look.stream].c.read_from == one for one in look.read_from))
+
+
+def _foreign(look: _Look) -> ColumnElement[bool]:
+    if "trace_copy" in look.read_from:
+        return and_(traces.c.read_from == "traces", ~_with_observations())
+    return ~_own(look)
+
+
+def _in_window(look: _Look) -> Select[Any]:
     """The keys of rows of a window that are not marked as deleted."""
-    time = TIME_COLUMNS[stream]
+    table, time = ROW_TABLES[look.stream], TIME_COLUMNS[look.stream]
     query = select(*_key_columns(table)).where(
-        table.c.project_id == project_id,
-        time >= instant_text(window.start),
-        time < instant_text(window.end),
+        table.c.project_id == bindparam("project"),
+        time >= bindparam("from_time"),
+        time < bindparam("to_time"),
         table.c.deleted_at.is_(None),
     )
-    if environments is not None:
-        query = query.where(table.c.environment.in_(sorted(environments)))
-    return query if before is None else query.where(table.c.first_seen_at < before)
+    if look.by_environment:
+        query = query.where(table.c.environment.in_(bindparam("environments", expanding=True)))
+    return query.where(table.c.first_seen_at < bindparam("before")) if look.only_before else query
 
 
 def _with_observations() -> Exists:
@@ -305,11 +364,13 @@ def _noticed(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> 
 
 def _forget(conn: Connection, project_id: str, stream: str, keys: set[Key]) -> None:
     columns = sync_absences.c
-    mine = (columns.project_id == project_id, columns.stream == stream)
-    if not keys or conn.execute(select(columns.id).where(*mine).limit(1)).first() is None:
-        return
-    seen_again = is_key_listed(conn.dialect.name, (columns.trace_id, columns.id))
-    conn.execute(delete(sync_absences).where(*mine, seen_again), listed(_noted_as(keys)))
+    seen_again = delete(sync_absences).where(
+        columns.project_id == project_id,
+        columns.stream == stream,
+        is_key_listed(conn.dialect.name, (columns.trace_id, columns.id)),
+    )
+    if keys:
+        conn.execute(seen_again, listed(_noted_as(keys)))
 
 
 def _mark(conn: Connection, table: Table, project_id: str, keys: set[Key], now: datetime) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from etl.errors import DatabaseError, RowRefusedError
 from etl.load.tables import VERSION_TABLE
@@ -21,7 +24,8 @@ _BUSY_TIMEOUT_S = 30
 _CONNECT_TIMEOUT_S = 15
 # A server that vanished without a word is noticed before the lease has long expired (libpq, connection parameters).
 _KEEPALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 25_000}
-_WRITES = "etl_writes"
+_PING_AFTER_S = 1.0
+_WRITES, _USED_AT = "etl_writes", "etl_used_at"
 
 
 def open_engine(url: str, schema: str) -> Engine:
@@ -39,10 +43,11 @@ def open_engine(url: str, schema: str) -> Engine:
         return engine
     engine = create_engine(
         parsed,
-        pool_pre_ping=True,
         # A pooler may hand each transaction another server connection, where a prepared statement is unknown.
         connect_args={"connect_timeout": _CONNECT_TIMEOUT_S, "prepare_threshold": None, **_KEEPALIVE},
     )
+    event.listen(engine, "checkin", _note_use)
+    event.listen(engine, "checkout", partial(_ping_if_idle, engine.dialect))
     return engine.execution_options(schema_translate_map={None: schema})
 
 
@@ -113,6 +118,21 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone():
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _note_use(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_USED_AT] = time.monotonic()
+
+
+def _ping_if_idle(dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """What `pool_pre_ping` does, but not for a connection that was in use a moment ago: a ping is a round trip."""
+    used_at = record.info.get(_USED_AT)
+    if used_at is None or time.monotonic() - used_at < _PING_AFTER_S:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error:
+        raise InvalidatePoolError from None  # the pool opens another one, and pings no other of that time
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import cache
 from typing import Literal, NamedTuple
 
-from sqlalchemy import Connection, Select, bindparam, func, insert, select, update
+from sqlalchemy import Connection, Insert, Select, bindparam, func, insert, select, update
 
 from etl.intervals import Window, intersect, merge, subtract
 from etl.load.tables import ROW_TABLES, TIME_COLUMNS, projects, sync_runs, sync_state, sync_windows
@@ -141,25 +141,42 @@ def record_window(conn: Connection, record: WindowRecord, now: datetime) -> None
     values = {
         "window_start": record.window.start,
         "window_end": record.window.end,
-        "stored": rows_stored(conn, record.project_id, record.stream, record.window),
         "finished_at": now,
-        **{field.name: getattr(record, field.name) for field in fields(record) if field.name != "window"},
+        **{name: getattr(record, name) for name in _AS_RECORDED},
     }
-    conn.execute(insert(sync_windows), values)
+    bounds = _bounds(record.project_id, record.window)
+    conn.execute(_record_window(record.stream), {**values, **bounds})
+
+
+_AS_RECORDED = tuple(field.name for field in fields(WindowRecord) if field.name != "window")
+
+
+@cache
+def _record_window(stream: str) -> Insert:
+    stored = _rows_stored(stream).scalar_subquery()
+    # Without `inline` the number of the row would be asked for, too.
+    return insert(sync_windows).values(stored=stored).inline()
 
 
 def rows_stored(conn: Connection, project_id: str, stream: str, window: Window) -> int:
     """How many rows of the window the table holds, leaving out those marked as deleted."""
-    bounds = {"from_time": instant_text(window.start), "to_time": instant_text(window.end)}
-    count: int = conn.execute(_rows_stored(stream), {"project": project_id, **bounds}).scalar_one()
+    count: int = conn.execute(_rows_stored(stream), _bounds(project_id, window)).scalar_one()
     return count
+
+
+def _bounds(project_id: str, window: Window) -> dict[str, str]:
+    return {
+        "counted_project": project_id,
+        "from_time": instant_text(window.start),
+        "to_time": instant_text(window.end),
+    }
 
 
 @cache
 def _rows_stored(stream: str) -> Select[int]:
     table, time = ROW_TABLES[stream], TIME_COLUMNS[stream]
     return select(func.count()).where(
-        table.c.project_id == bindparam("project"),
+        table.c.project_id == bindparam("counted_project"),
         time >= bindparam("from_time"),
         time < bindparam("to_time"),
         table.c.deleted_at.is_(None),

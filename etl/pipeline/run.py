@@ -75,6 +75,7 @@ class _Work:
     since: float = 0.0  # time.monotonic() when its open segment began
     seen: dict[str, dict[Key, str]] = field(default_factory=dict)  # by table: the keys that came, and their times
     completed: set[str] = field(default_factory=set)  # traces that were asked for whole
+    held: Batch | None = None  # what came since the last transaction, of which nothing has to be written
     refused: RowRefusedError | None = None  # some of its rows could not be stored, so nothing of it is closed any more
     ended: bool = False
 
@@ -152,6 +153,7 @@ class _Run:
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
         self._children_read_to = _NEVER
+        self._saved: dict[str, ledger.StreamState] = {}  # what `sync_state` holds by now, as far as this run wrote it
         self._done = 0
         self._planned = 0
         self._history_read = False
@@ -379,23 +381,37 @@ class _Run:
 
     def _take(self, delivery: _Delivery) -> None:
         work, batch, error, put_off = delivery
-        if batch is not None:
-            try:
+        try:
+            if batch is not None:
                 self._store(work, batch)
-            except RowRefusedError as refused:
-                work.refused = refused
-        else:
+            elif work.held is not None:
+                held, work.held = work.held, None
+                self._write(work, held)
+        except RowRefusedError as refused:
+            work.refused = refused
+            self._saved.clear()  # what was saved last may have been rolled back with the rest
+        if batch is None:
             self._end(work, error or work.refused, put_off)
         if self._on_progress is not None:
             self._on_progress(self._report, self._done, self._planned)
 
     def _store(self, work: _Work, batch: Batch) -> None:
-        scope = self._scope
         if batch.selected:
             work.changed += self._store_selected(batch)
             return
         for table, times in batch.seen.items():
             work.seen.setdefault(table, {}).update(times)
+        if work.held is not None:
+            batch = batch._replace(traces=work.held.traces | batch.traces, objects=work.held.objects + batch.objects)
+        # A transaction has its price. What is unchanged can wait for the one that closes its segment: until then it
+        # counts as not read.
+        work.held = None if batch.closes or any(batch.rows.values()) else batch
+        if work.held is None:
+            self._write(work, batch)
+
+    def _write(self, work: _Work, batch: Batch) -> None:
+        """One transaction: the rows of a batch, what follows from them, and the segments that are whole with it."""
+        scope = self._scope
         with writing(self._engine) as conn:
             lease.renew(conn, self._owner)
             written = store_rows(
@@ -551,7 +567,9 @@ class _Run:
         for name in source.covers:
             stream = self._report.stream(name)
             stream.watermark, stream.derived = state.watermark, name != source.name
-            ledger.save_stream_state(conn, self._scope.project_id, name, state)
+            if self._saved.get(name) != state:
+                ledger.save_stream_state(conn, self._scope.project_id, name, state)
+                self._saved[name] = state
 
     def _note_requests(self, conn: Connection, rows_read: int, rows_written: int) -> None:
         sent = self._requests_sent()

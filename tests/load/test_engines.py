@@ -197,6 +197,34 @@ def test_a_wrong_password_is_said_without_being_shown(postgres_url: str) -> None
     assert "are the URL, user and password right?" in line
 
 
+def test_idle_connections_that_the_server_closed_are_replaced_unnoticed(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("etl.load.engine._PING_AFTER_S", 0)
+    with opened(postgres_url) as engine, opened(postgres_url) as admin:
+        with reading(engine) as one, reading(engine) as other:
+            pids = [conn.execute(text("SELECT pg_backend_pid()")).scalar_one() for conn in (one, other)]
+        with writing(admin) as conn:
+            for pid in pids:
+                conn.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+        for opening in (reading, writing):
+            with opening(engine) as conn:
+                assert conn.execute(text("SELECT pg_backend_pid()")).scalar_one() not in pids
+
+
+def test_a_connection_that_was_in_use_a_moment_ago_is_not_pinged(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pinged: list[Any] = []
+    with opened(postgres_url) as engine:
+        monkeypatch.setattr(engine.dialect, "do_ping", pinged.append)
+        for idle_s, pings in ((60, 0), (60, 0), (0, 1), (0, 2)):
+            monkeypatch.setattr("etl.load.engine._PING_AFTER_S", idle_s)
+            with reading(engine):
+                pass
+            assert len(pinged) == pings
+
+
 def test_an_unknown_database_is_named(postgres_url: str) -> None:
     with opened(make_url(postgres_url).set(database="nowhere").render_as_string(hide_password=False)) as engine:
         assert 'database "nowhere" does not exist' in refusal(engine)
