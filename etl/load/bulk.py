@@ -15,8 +15,8 @@ from etl.load.keys import are_equal, listed, listing
 from etl.load.tables import ROW_TABLES
 
 _PAGE = "langfuse_etl_page"
-# Making a temporary table takes Postgres as long as writing so many single rows.
-_FEW = 10
+# Making a temporary table takes Postgres as long as writing so many values by single rows.
+_FEW_VALUES = 400
 
 
 def insert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> None:
@@ -44,7 +44,7 @@ def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
         conn.exec_driver_sql(_upsert("?", schema, table.name, columns), list(rows))
         return
     with _cursor(conn) as cursor:
-        if len(rows) <= _FEW:
+        if len(rows) * len(columns) <= _FEW_VALUES:
             cursor.executemany(_upsert("%s", schema, table.name, columns), rows)
             return
         # A pooler may hand the next transaction another connection, so the table does not outlive this one.
