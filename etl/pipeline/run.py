@@ -91,9 +91,9 @@ class _Work:
 
     def forget(self, window: Window) -> None:
         """Drops the keys whose times are in `window`, which is closed."""
+        start, end = _bounds(window)
         for stream, seen in self.seen.items():
-            for key in self.keys_in(window, stream):
-                del seen[key]
+            self.seen[stream] = {key: at for key, at in seen.items() if not start <= at < end}
 
 
 def sync(
