@@ -19,6 +19,7 @@
     │   ├── TooMuchError          the same request with less (a smaller window or limit) may succeed
     │   ├── UnexpectedAnswerError 200 with something that is not an answer of Langfuse
     │   └── RetriableApiError     passing trouble that outlasted the retries
+    ├── RowError                  exit 1: an object that Langfuse answered cannot become a row
     └── ShutdownRequested         exit 130: a signal asked us to stop at the next safe point
 
 Messages hold no key, no header, no query string and no body (`docs/decisions.md`, "Private").
@@ -150,6 +151,10 @@ class UnexpectedAnswerError(ApiError):
 
 class RetriableApiError(ApiError):
     """Passing trouble (429, 5xx, a broken connection) that outlasted every retry."""
+
+
+class RowError(EtlError):
+    """An object of an answer cannot be read, or has no usable key: there is no row it could be."""
 
 
 class ShutdownRequested(EtlError):  # noqa: N818 - a signal, not an error

@@ -19,6 +19,7 @@ KINDS = frozenset(
         "half_page",  # 200, valid JSON, `data` cut to half, `meta` untouched
         "html",  # 200 with an HTML page
         "not_json",  # 200 with JSON that breaks off
+        "not_utf8",  # 200 with JSON, but for one byte behind the first at=…, such as '"name":"'
         "wrong_shape",  # 200, JSON, `data` missing; with shape="object" an object instead of a list
         "slow",  # delay_s=… before the answer
         "stall",  # headers, then nothing for seconds=…
@@ -146,6 +147,9 @@ def changed(fault: Fault, answer: Answer) -> Answer:
         return answer
     if fault.kind == "not_json":
         return Answer(200, answer.body[: max(1, len(answer.body) // 2)])
+    if fault.kind == "not_utf8":
+        before = str(fault.params.get("at", '"environment":"')).encode()
+        return Answer(200, answer.body.replace(before, before + b"\xff", 1))
     if fault.kind == "half_page":
         body = json_text.loads(answer.body)
         if isinstance(body.get("data"), list):

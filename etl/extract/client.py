@@ -37,7 +37,7 @@ from etl.errors import (
 )
 from etl.extract.budget import Bucket, Budget, Budgets, bucket_of
 from etl.transform.items import Fields, Item, fields_of, listing_of, value_of
-from etl.transform.jsontext import JsonTextError
+from etl.transform.jsontext import JsonTextError, parse
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +59,25 @@ _DEPRECATIONS_SAID: set[str | None] = set()
 
 
 class Answer(NamedTuple):
-    """A JSON object, as the text of the value of each of its fields; that text had `body_bytes` in all.
+    """A JSON object.
 
     Langfuse Cloud adds a `deprecation` where endpoints will go (recorded in `cloud_mode_deprecation_and_429`).
     """
+
+    value: dict[str, Any]
+    deprecation: Any
+
+
+class FieldsAnswer(NamedTuple):
+    """A JSON object as the text of the value of each field; `body_bytes` in all."""
 
     fields: Fields
     deprecation: Any
     body_bytes: int
 
-    @property
-    def value(self) -> dict[str, Any]:
-        """The object."""
-        return {name: value_of(text) for name, text in self.fields.items()}
-
 
 class ListAnswer(NamedTuple):
-    """`{data: [objects], meta: {…}}`; the rest as in `Answer`."""
+    """`{data: [objects], meta: {…}}`, from a text of `body_bytes`."""
 
     items: list[Item]
     meta: dict[str, Any]
@@ -83,8 +85,8 @@ class ListAnswer(NamedTuple):
     body_bytes: int
 
 
-T = TypeVar("T", Answer, ListAnswer)
-_NOTHING = Answer({}, None, 0)
+T = TypeVar("T", Answer, FieldsAnswer, ListAnswer)
+_NOTHING = Answer({}, None)
 
 
 class _StaleConnectionError(RetriableApiError):
@@ -194,30 +196,30 @@ class Client:
         """Closes all connections."""
         self._http.close()
 
-    def get(
-        self,
-        path: str,
-        params: Params | None = None,
-        *,
-        patience: Patience | None = None,
-        any_size: bool = False,
-    ) -> Answer:
+    def get(self, path: str, params: Params | None = None, *, patience: Patience | None = None) -> Answer:
         """The JSON object that `path` answers.
 
         Args:
             path: Below the API root, with a leading slash, percent-encoded.
             params: Query parameters; a sequence is sent as repeated parameters.
             patience: In place of the client's own.
-            any_size: Take a body of any size, not only up to 16 MiB.
         Raises:
             AuthError, ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError: At once.
             RetriableApiError, UnexpectedAnswerError: After all retries.
             ShutdownRequested: The stop event was set.
         """
-        return self._get(path, params, _answer, patience or self._patience, any_size)
+        return self._get(path, params, _answer, patience or self._patience, any_size=False)
+
+    def get_fields(self, path: str) -> FieldsAnswer:
+        """As `get`, for an object of any size, not only up to 16 MiB."""
+        return self._get(path, None, _fields_answer, self._patience, any_size=True)
 
     def get_list(self, path: str, params: Params, *, any_size: bool = False) -> ListAnswer:
-        """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked."""
+        """As `get`, for endpoints that answer `{data: [objects], meta: {…}}`; the shape is checked.
+
+        Args:
+            any_size: As in `get_fields`.
+        """
         return self._get(path, params, _list_answer, self._patience, any_size)
 
     def _get(
@@ -342,9 +344,9 @@ class Client:
     def _error(self, status: int, body: bytearray, path: str) -> ApiError:
         try:
             answer = _answer(body)
-            problem = answer.value
         except JsonTextError:
-            answer, problem = _NOTHING, {}
+            answer = _NOTHING
+        problem = answer.value
         _note_deprecation(answer, path)
         if status in (401, 403):
             return AuthError(self._auth_advice(status), path=path, status=status)
@@ -394,8 +396,15 @@ class Client:
 
 
 def _answer(body: bytearray) -> Answer:
+    value = parse(body).value
+    if not isinstance(value, dict):
+        raise JsonTextError("not an object")
+    return Answer(value, value.pop("_deprecation", None))
+
+
+def _fields_answer(body: bytearray) -> FieldsAnswer:
     fields = fields_of(body)
-    return Answer(fields, value_of(fields.pop("_deprecation", b"null")), len(body))
+    return FieldsAnswer(fields, value_of(fields.pop("_deprecation", b"null")), len(body))
 
 
 def _list_answer(body: bytearray) -> ListAnswer:
@@ -414,7 +423,7 @@ def _pairs(params: Params | None) -> list[tuple[str, str]]:
     return pairs
 
 
-def _note_deprecation(answer: Answer | ListAnswer, path: str) -> None:
+def _note_deprecation(answer: Answer | FieldsAnswer | ListAnswer, path: str) -> None:
     """One line for each date in the life of a process, whatever endpoint tells it first."""
     deprecation = answer.deprecation
     if deprecation is None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
 from etl.extract.answers import instant, row_time, total_items
-from etl.extract.client import Answer, Client, ListAnswer, Params
+from etl.extract.client import Client, FieldsAnswer, ListAnswer, Params
 from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
 from etl.extract.readers import Api, Expected, Page, Segment
@@ -197,7 +197,7 @@ class TracesReader:
                 return
             except (ApiGoneError, NotFoundError):
                 self._do_without(None)
-        answer = self._client.get(f"/traces/{quote(trace_id, safe='')}", any_size=True)
+        answer = self._client.get_fields(f"/traces/{quote(trace_id, safe='')}")
         # The document leaves out two fields that are null for every score of a trace.
         left_out = {"sessionId": None, "datasetRunId": None}
         scores = [score.with_defaults(left_out) for score in _objects(answer, "scores")]
@@ -472,7 +472,7 @@ def _closes(segments: Sequence[WalkSegment], requests: int) -> list[Segment]:
     ]
 
 
-def _objects(answer: Answer, name: str) -> list[Item]:
+def _objects(answer: FieldsAnswer, name: str) -> list[Item]:
     try:
         return items_of(answer.fields[name])
     except (KeyError, JsonTextError):

@@ -22,7 +22,7 @@ def refresh_session(engine: Engine, owner: lease.Owner, reader: Reader, scope: S
     No window is entered in the ledger and no watermark moves: a session is no stretch of time.
 
     Raises:
-        ApiError: The session could not be read to its end; nothing was written.
+        ApiError, RowError: The session could not be read to its end; nothing was written.
         DatabaseError, LeaseLostError: It could not be stored; nothing was written.
     """
     count = pages = 0

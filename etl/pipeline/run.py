@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine
 
-from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, RowRefusedError, ShutdownRequested
+from etl.errors import ApiError, ApiGoneError, AuthError, EtlError, RowError, RowRefusedError, ShutdownRequested
 from etl.extract.readers import Page, Reader, Segment, SegmentProof
 from etl.intervals import Window, intersect, subtract
 from etl.load import lease, ledger
@@ -37,7 +37,7 @@ from etl.pipeline.scope import Scope
 from etl.pipeline.sources import Source, plan
 from etl.pipeline.store import of_selected_traces, refresh_after_deletion, store_rows
 from etl.transform.pages import BRINGS, OBSERVATIONS_V2, SHAPES, Kind, keys_of, rows_of, selected_by_environment
-from etl.transform.rows import Row, RowError
+from etl.transform.rows import Row
 
 log = logging.getLogger(__name__)
 

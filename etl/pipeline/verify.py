@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from sqlalchemy import Engine
 
-from etl.errors import ApiError, AuthError
+from etl.errors import ApiError, AuthError, RowError
 from etl.extract.readers import Page, Reader, Segment
 from etl.intervals import Window, intersect, subtract
 from etl.load import ledger
@@ -117,7 +117,7 @@ class _Comparing:
                     closed.append(segment.window)
         except AuthError:
             raise
-        except ApiError as error:
+        except (ApiError, RowError) as error:
             log.warning("verify %s %s: %s", name, window, error)
             self._result.doubtful += 1
             for left in subtract(window, closed):

@@ -28,7 +28,7 @@ def refresh_sessions(
 
     Raises:
         ConfigError: No such project.
-        ApiError: A session could not be read; nothing of it was written.
+        ApiError, RowError: A session could not be read; nothing of it was written.
     """
     count, found = 0, False
     for settings in _candidates(config, engine, project):

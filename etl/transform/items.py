@@ -1,7 +1,8 @@
 """The objects of an answer as text: what is stored already is known by its text, and nothing more of it is parsed.
 
 msgspec finds where each object begins and ends, and reads its key and its time, in a fifth of the time that parsing
-takes. What it refuses although it is JSON (lone surrogates, deep nesting) is cut here, in the same places.
+takes. What it refuses although it is JSON (lone surrogates, deep nesting, keys that are no text) is cut here, in the
+same places.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from etl.errors import RowError
 from etl.transform.jsontext import JsonTextError, Parsed, dumps_bytes, parse
 
 Text = bytes | bytearray | msgspec.Raw
 Fields = dict[str, Text]
 
-# What tells an object from others, and its time.
+# What tells an object from others, and its time. Whatever else than text stands there is left to the parser.
 _KEY_NAMES = frozenset({"id", "traceId", "timestamp", "startTime", "createdAt"})
-_Keys = msgspec.defstruct("_Keys", [(name, Any, msgspec.UNSET) for name in sorted(_KEY_NAMES)])
+_Text = str | None | msgspec.UnsetType
+_Keys = msgspec.defstruct("_Keys", [(name, _Text, msgspec.UNSET) for name in sorted(_KEY_NAMES)])
 _NULL = msgspec.Raw(b"null")
 
 
@@ -56,6 +59,9 @@ class Listing(NamedTuple):
 class Item(Mapping[str, Any]):
     """One object. Its key and its time are at hand; whoever asks for anything else parses all of it, once.
 
+    That may show that it cannot be read, with a `RowError`: what was cut out without being parsed may be no UTF-8, or
+    nested too deeply.
+
     Attributes:
         text: Its JSON text in UTF-8; a lone surrogate may stand there in three bytes.
     """
@@ -73,13 +79,10 @@ class Item(Mapping[str, Any]):
         return cls(dumps_bytes(dict(value)))
 
     def get(self, name: str, default: Any = None) -> Any:
-        if self._keys is not None and name in _KEY_NAMES:
-            value = getattr(self._keys, name)
-            if type(value) is str or value is None:
-                return value
-            if value is msgspec.UNSET:
-                return default
-        return self._whole().get(name, default)  # msgspec rounds numbers otherwise
+        if self._keys is None or name not in _KEY_NAMES:
+            return self._whole().get(name, default)
+        value = getattr(self._keys, name)
+        return default if value is msgspec.UNSET else value
 
     def __getitem__(self, name: str) -> Any:
         value = self.get(name, _ABSENT)
@@ -96,9 +99,9 @@ class Item(Mapping[str, Any]):
     def fields(self) -> Fields:
         """The text of the value of each field."""
         try:
-            return dict(_FIELDS.decode(self.text))
-        except _REFUSED:
-            return _fields_slowly(bytes(self.text))
+            return fields_of(self.text)
+        except JsonTextError as error:
+            raise _unreadable(error) from None
 
     def text_but(self, ignored: frozenset[str]) -> bytes:
         """What the other fields say, in the order of their names; the same bytes for the same texts alone."""
@@ -120,25 +123,32 @@ class Item(Mapping[str, Any]):
 
     def _whole(self) -> dict[str, Any]:
         if self._value is None:
-            self._value = value_of(self.text)
+            try:
+                self._value = value_of(self.text)
+            except JsonTextError as error:
+                raise _unreadable(error) from None
         return self._value
 
 
 def value_of(text: Text) -> Any:
-    """The value of a JSON text."""
+    """The value of a JSON text.
+
+    Raises:
+        JsonTextError: As `jsontext.parse`.
+    """
     return parse(bytes(text)).value
 
 
-def fields_of(body: bytes | bytearray) -> Fields:
+def fields_of(text: Text) -> Fields:
     """The text of the value of each field of a JSON object.
 
     Raises:
-        JsonTextError: `body` is no JSON object.
+        JsonTextError: `text` is no JSON object.
     """
     try:
-        return dict(_FIELDS.decode(body))
+        return dict(_FIELDS.decode(text))
     except _REFUSED:
-        return _fields_slowly(body)
+        return _fields_slowly(bytes(text))
 
 
 def listing_of(body: bytes | bytearray) -> Listing:
@@ -177,12 +187,19 @@ def parsed(items: Sequence[Item]) -> list[Parsed]:
     """Each object with its value.
 
     Raises:
-        JsonTextError: As `jsontext.parse`.
+        RowError: One of them cannot be read.
     """
-    values, plain = parse(listed_text(items))
-    if plain:
-        return [Parsed(value, plain=True) for value in values]
-    return [parse(bytes(item.text)) for item in items]
+    try:
+        values, plain = parse(listed_text(items))
+        if plain:
+            return [Parsed(value, plain=True) for value in values]
+        return [parse(bytes(item.text)) for item in items]
+    except JsonTextError as error:
+        raise _unreadable(error) from None
+
+
+def _unreadable(error: JsonTextError) -> RowError:
+    return RowError(f"an object that Langfuse answered cannot be read: {error}")
 
 
 @lru_cache(maxsize=256)
@@ -206,20 +223,20 @@ def _put_together(fields: Fields) -> Item:
     return Item(b"{" + b",".join(members) + b"}")
 
 
-def _fields_slowly(body: bytes | bytearray) -> Fields:
+def _fields_slowly(body: bytes) -> Fields:
     if not isinstance(parse(body).value, dict):
         raise JsonTextError("not an object")
     return {name: text.encode("utf-8", "surrogatepass") for name, text in _parts(_decoded(body))}
 
 
-def _items_slowly(body: bytes | bytearray) -> list[Item]:
+def _items_slowly(body: bytes) -> list[Item]:
     values = parse(body).value
     if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
         raise JsonTextError("not a list of objects")
     return [Item(text.encode("utf-8", "surrogatepass")) for _, text in _parts(_decoded(body))]
 
 
-def _decoded(body: bytes | bytearray) -> str:
+def _decoded(body: bytes) -> str:
     return body.decode("utf-8", "surrogatepass").removeprefix("\ufeff").strip()
 
 

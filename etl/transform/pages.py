@@ -10,17 +10,8 @@ from typing import Any, NamedTuple
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
 from etl.transform.items import Item, parsed
-from etl.transform.jsontext import JsonTextError, loads
-from etl.transform.rows import (
-    Row,
-    RowError,
-    content_hash,
-    exact_text,
-    exact_values,
-    from_api,
-    held_instant,
-    merged_exact,
-)
+from etl.transform.jsontext import loads
+from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, held_instant, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
 
@@ -106,7 +97,11 @@ class Identified(NamedTuple):
 
 
 def identified(kind: Kind, items: Sequence[Item], *, contents: bool, light: bool = False) -> list[Identified]:
-    """What is needed to see which objects are stored as they are."""
+    """What is needed to see which objects are stored as they are.
+
+    Raises:
+        RowError: An object that cannot be read.
+    """
     shape = _chosen(SHAPES[kind], contents)
     read_from = "observations" if kind in OBSERVATIONS_V2 or kind is Kind.SCORE_V3 else "traces"
     if kind in _WITH_IDS:
@@ -127,7 +122,8 @@ def identified(kind: Kind, items: Sequence[Item], *, contents: bool, light: bool
         if kind in OBSERVATIONS_V2 and observations_v2.is_trace_copy(item):
             found.append(Identified("traces", (item["traceId"],), at, "trace_copy", hashed, item))
         else:
-            key = (item.get("traceId") or "", item.get("id"))
+            trace_id = item.get("traceId")
+            key = ("" if trace_id is None else trace_id, item.get("id"))
             found.append(Identified("observations", key, at, read_from, hashed, item))
     return found
 
@@ -147,10 +143,7 @@ def rows_of_objects(
     shapes = {SHAPES[kind].table: _chosen(SHAPES[kind], contents)}
     if kind in _COPY_SHAPES:
         shapes["traces"] = _chosen(_COPY_SHAPES[kind], contents)
-    try:
-        values = parsed([one.item for one in objects])
-    except JsonTextError as error:
-        raise RowError(f"an object among those of {SHAPES[kind].table} cannot be read: {error}") from None
+    values = parsed([one.item for one in objects])
     for (table, _, _, read_from, hashed, _), (item, all_plain) in zip(objects, values, strict=True):
         verbatim: Mapping[str, Any] = {}
         if kind is Kind.SCORE_V3:

@@ -15,7 +15,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any
 
-from etl.errors import EtlError
+from etl.errors import RowError
 from etl.transform.fields import Field, Kind, Shape, snake_case
 from etl.transform.items import Item
 from etl.transform.jsontext import JsonTextError, dumps, dumps_bytes, holdable, loads
@@ -37,10 +37,6 @@ _HASH_KEY = b"1"
 
 # hashlib lets other threads in for more at once, and then this one waits for its turn: longer than the hash takes.
 _HELD_BYTES = 2_047
-
-
-class RowError(EtlError):
-    """The object has no usable key, so there is no row it could be."""
 
 
 def from_api(

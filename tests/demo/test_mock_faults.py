@@ -97,6 +97,8 @@ def test_answers_that_are_no_answers(server: MockLangfuse) -> None:
     server.faults.add("not_json")
     with pytest.raises(requests.JSONDecodeError):
         get(server).json()
+    server.faults.add("not_utf8", at='"name":"')
+    assert b'"name":"\xff' in get(server).content
     server.faults.add("wrong_shape")
     assert "data" not in get(server).json()
     server.faults.add("wrong_shape", shape="object")

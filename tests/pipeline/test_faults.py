@@ -11,6 +11,7 @@ from sqlalchemy import Engine, select, update
 from syncing import Row, coverage, ledger, project, rows, same_tables, sync_all
 
 from etl.demo import Dataset, MockLangfuse, Request, generate
+from etl.demo.service import Api
 from etl.errors import AuthError, LeaseLostError
 from etl.load.engine import reading, writing
 from etl.load.ledger import interrupt_runs_of_others
@@ -34,6 +35,7 @@ KINDS: list[tuple[Kind, int]] = [
     (("cut", {}), 20),
     (("html", {}), 20),
     (("not_json", {}), 20),
+    (("not_utf8", {}), 20),
     (("wrong_shape", {}), 20),
     (("wrong_shape", {"shape": "object"}), 20),
     (("slow", {"delay_s": 0.05}), 20),
@@ -120,6 +122,28 @@ def test_on_postgres_trouble_of_every_kind_leaves_the_same_tables(
         server.faults.random(7, rate=0.3, kinds=["status", "cut", "reset", "html", "wrong_shape"], most=30)
         run(engine, server)
         assert_the_same_after_at_most_two_more_runs(engine, server, undisturbed)
+
+
+@pytest.mark.parametrize("at", ['"environment":"', '"environment', '"version":"'])
+@pytest.mark.parametrize("api", ["v3", "v4"])
+def test_objects_that_cannot_be_read_are_said_and_read_again(
+    database: Engine, undisturbed: dict[str, list[Row]], api: Api, at: str
+) -> None:
+    """Where an object begins and ends shows before anything shows that the rest of it is no JSON."""
+    with MockLangfuse(data(), api=api) as server:
+        for path in ("/traces", "/observations", "/v2/observations", "/v3/scores", "/sessions"):
+            server.faults.add("not_utf8", path=path, after=2, times=None, at=at)
+        (report,) = run(database, server)
+        assert (report.status, report.exit_code) == ("failed", 1)
+        failed = [row for row in ledger(database) if row["proof"] == "failed"]
+        assert {"an object that Langfuse answered cannot be read: not JSON, or nested too deeply"} == {
+            row["error"] for row in failed
+        }
+        server.faults.clear()
+        (report,) = run(database, server)
+        assert (report.status, report.error) == ("ok", None)
+        if api == "v3":
+            assert same_tables(database) == undisturbed
 
 
 def test_a_window_that_fails_is_a_gap_with_its_reason_and_holds_up_no_other(

@@ -20,12 +20,13 @@ from sqlalchemy import Engine
 from syncing import NOW, make_small, recorded, recorded_scores_v3, same_tables, sync
 
 from etl.demo import MockLangfuse
+from etl.errors import RowError
 from etl.pipeline import rowmaker
 from etl.pipeline.rowmaker import RowMaker
 from etl.transform import pages
 from etl.transform.items import Item
 from etl.transform.pages import Kind
-from etl.transform.rows import RowError, exact_values
+from etl.transform.rows import exact_values
 
 Process = subprocess.Popen[bytes]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -13,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from json_values import any_json, any_text, calm, equal
 
+from etl.errors import RowError
 from etl.transform import items
 from etl.transform.fields import OBSERVATION, SCORE_LEGACY
 from etl.transform.items import Item, fields_of, items_of, listed_text, listing_of, parsed, value_of
 from etl.transform.jsontext import JsonTextError, dumps, parse
+from etl.transform.pages import Kind, identified, rows_of
 from etl.transform.rows import content_hash
 
 few = settings(calm, max_examples=80)
@@ -90,12 +93,41 @@ def test_what_is_no_list_of_objects_is_refused(body: bytes) -> None:
         items_of(body)
 
 
-@pytest.mark.parametrize("value", [b"[" * 1_100 + b"]" * 1_100, b'"\xff"', b"1e" + b"9" * 20])
-def test_a_value_that_cannot_be_parsed_is_refused_when_it_is(value: bytes) -> None:
-    (item,) = items_of(b'[{"id":"a","input":' + value + b"}]")
-    assert item["id"] == "a"
-    with pytest.raises(JsonTextError):
-        parsed([item])
+@pytest.mark.parametrize(
+    "member", [b'"input":' + b"[" * 1_100 + b"]" * 1_100, b'"input":"\xff"', b'"input":1e' + b"9" * 20, b'"\xff":1']
+)
+def test_an_object_that_cannot_be_parsed_is_refused_when_it_is(member: bytes) -> None:
+    (item,) = items_of(b'[{"id":"a","trace":{},' + member + b"}]")
+    assert (item["id"], item.get("traceId")) == ("a", None)
+    looks: list[Callable[[], object]] = [lambda: parsed([item]), lambda: item.get("name"), lambda: dict(item)]
+    if member == b'"\xff":1':
+        looks += [
+            item.fields,
+            lambda: item.without("trace"),
+            lambda: item.with_defaults({"sessionId": None}),
+            lambda: content_hash(item, SCORE_LEGACY),
+        ]
+    for look in looks:
+        with pytest.raises(RowError, match="cannot be read"):
+            look()
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_whatever_cannot_be_made_a_row_is_said(kind: Kind) -> None:
+    for text in (b'{"id":"a","\xff":1}', b'{"id":"a","observations":"\xff"}', b'{"id":["a"]}', b'{"id":1}', b"{}"):
+        with pytest.raises(RowError):
+            rows_of(kind, items_of(b"[" + text + b"]"), project_id="p", contents=True)
+
+
+@pytest.mark.parametrize("odd", ["1", "1e-400", "true", "[]", '["a"]', "{}"])
+def test_what_is_no_text_is_what_the_parser_says_it_is(odd: str) -> None:
+    text = f'[{{"id":"a","traceId":{odd},"timestamp":{odd}}}]'.encode()
+    (item,) = items_of(text)
+    assert [dict(item)] == parse(text).value == [{name: item[name] for name in item}]
+    one = identified(Kind.OBSERVATION, [item], contents=True)[0]
+    (row,) = rows_of(Kind.OBSERVATION, [item], project_id="p", contents=True)["observations"]
+    assert not one.is_found_by_key
+    assert row["trace_id"] != ""
 
 
 @given(objects(), st.sampled_from(["", " "]), st.booleans())

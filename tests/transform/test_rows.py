@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from json_values import any_json, calm, equal
 from recorded_rows import STREAMS, hostile_items, kept, recorded, to_item, to_row
 
+from etl.errors import RowError
 from etl.transform.fields import SCORE_LEGACY, SCORE_V3, SESSION, TRACE
 from etl.transform.items import Item
 from etl.transform.jsontext import dumps
-from etl.transform.rows import RowError, canonical_instant, content_hash, from_api, merged_exact, to_api
+from etl.transform.rows import canonical_instant, content_hash, from_api, merged_exact, to_api
 
 every_stream = pytest.mark.parametrize("name", list(STREAMS))
 few = settings(calm, max_examples=25)
