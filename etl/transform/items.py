@@ -42,8 +42,8 @@ _FIELDS = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _TEXTS, _KEYS = msgspec.json.Decoder(list[msgspec.Raw]), msgspec.json.Decoder(list[_Keys])  # type: ignore[valid-type]
 _LISTED_TEXTS, _LISTED_KEYS = msgspec.json.Decoder(_ListedTexts), msgspec.json.Decoder(_ListedKeys)
 _REFUSED = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-# Finds where a value ends; its numbers may be too long for Python.
-_SCANNER = json.JSONDecoder(parse_int=str, parse_float=str)
+# Finds where a value ends; its integers may be too long for Python.
+_SCANNER = json.JSONDecoder(parse_int=float)
 _SPACE = re.compile(r"[ \t\n\r]*")
 _ABSENT = object()
 
@@ -148,7 +148,7 @@ def fields_of(text: Text) -> Fields:
     try:
         return dict(_FIELDS.decode(text))
     except _REFUSED:
-        return _fields_slowly(bytes(text))
+        return _fields_slowly(text)
 
 
 def listing_of(body: bytes | bytearray) -> Listing:
@@ -161,9 +161,7 @@ def listing_of(body: bytes | bytearray) -> Listing:
         listed, keys = _LISTED_TEXTS.decode(body), _LISTED_KEYS.decode(body)
         return Listing(list(map(Item, listed.data, keys.data)), listed.meta, listed.deprecation)
     except _REFUSED:
-        fields = fields_of(body)
-        items = items_of(fields.get("data", _NULL))
-        return Listing(items, fields.get("meta", _NULL), fields.get("_deprecation", _NULL))
+        return _listing_slowly(body)
 
 
 def items_of(text: Text) -> list[Item]:
@@ -175,7 +173,7 @@ def items_of(text: Text) -> list[Item]:
     try:
         return list(map(Item, _TEXTS.decode(text), _KEYS.decode(text)))
     except _REFUSED:
-        return _items_slowly(bytes(text))
+        return _items_slowly(text)
 
 
 def listed_text(items: Sequence[Item]) -> bytes:
@@ -193,6 +191,7 @@ def parsed(items: Sequence[Item]) -> list[Parsed]:
         values, plain = parse(listed_text(items))
         if plain:
             return [Parsed(value, plain=True) for value in values]
+        del values  # they may be large
         return [parse(bytes(item.text)) for item in items]
     except JsonTextError as error:
         raise _unreadable(error) from None
@@ -223,25 +222,57 @@ def _put_together(fields: Fields) -> Item:
     return Item(b"{" + b",".join(members) + b"}")
 
 
-def _fields_slowly(body: bytes) -> Fields:
-    if not isinstance(parse(body).value, dict):
-        raise JsonTextError("not an object")
-    return {name: text.encode("utf-8", "surrogatepass") for name, text in _parts(_decoded(body))}
+def _fields_slowly(text: Text) -> Fields:
+    return {part.name: part.text.encode("utf-8", "surrogatepass") for part in _parts(_checked(text, "{"))}
 
 
-def _items_slowly(body: bytes) -> list[Item]:
-    values = parse(body).value
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise JsonTextError("not a list of objects")
-    return [Item(text.encode("utf-8", "surrogatepass")) for _, text in _parts(_decoded(body))]
+def _listing_slowly(text: Text) -> Listing:
+    fields = {part.name: part.text for part in _parts(_checked(text, "{"))}
+    listed = fields.pop("data", "null")
+    if not listed.startswith("["):
+        raise JsonTextError("no list of objects")
+    meta, deprecation = (fields.get(name, "null").encode("utf-8", "surrogatepass") for name in ("meta", "_deprecation"))
+    return Listing(_items_in(listed), meta, deprecation)
 
 
-def _decoded(body: bytes) -> str:
-    return body.decode("utf-8", "surrogatepass").removeprefix("\ufeff").strip()
+def _items_slowly(text: Text) -> list[Item]:
+    return _items_in(_checked(text, "["))
 
 
-def _parts(text: str) -> Iterator[tuple[str, str]]:
-    """The text of each member of an object, with its name, or of each element of a list; `text` is known to be JSON."""
+def _checked(text: Text, opening: str) -> str:
+    """The text of an object or a list, which begins with `opening`, and nothing around it.
+
+    Raises:
+        JsonTextError: `text` is no JSON, or something else.
+    """
+    body = bytes(text) if isinstance(text, msgspec.Raw) else text
+    parse(body)
+    bare = body.decode("utf-8", "surrogatepass").removeprefix("\ufeff").strip()
+    if not bare.startswith(opening):
+        raise JsonTextError("neither an object nor a list of them")
+    return bare
+
+
+def _items_in(text: str) -> list[Item]:
+    items: list[Item] = []
+    for part in _parts(text):
+        if part.keys is None:
+            raise JsonTextError("not a list of objects")
+        are_text = all(isinstance(key, str | None) for key in part.keys.values())
+        items.append(Item(part.text.encode("utf-8", "surrogatepass"), _Keys(**part.keys) if are_text else None))
+    return items
+
+
+class _Part(NamedTuple):
+    """A member of an object, with its name, or an element of a list; and its keys if it is an object itself."""
+
+    name: str
+    text: str
+    keys: dict[str, Any] | None
+
+
+def _parts(text: str) -> Iterator[_Part]:
+    """What an object or a list consists of; `text` is known to be JSON."""
     is_object = text[0] == "{"
     at = _after_space(text, 1)
     while at < len(text) - 1:
@@ -249,9 +280,15 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
         if is_object:
             name, at = _SCANNER.raw_decode(text, at)
             at = _after_space(text, _after_space(text, at) + 1)
-        _, end = _SCANNER.raw_decode(text, at)
-        yield name, text[at:end]
+        keys, end = _keys_and_end(text, at)
+        yield _Part(name, text[at:end], keys)
         at = _after_space(text, _after_space(text, end) + 1)  # behind a comma, or the end
+
+
+def _keys_and_end(text: str, at: int) -> tuple[dict[str, Any] | None, int]:
+    value, end = _SCANNER.raw_decode(text, at)
+    keys = {name: value[name] for name in _KEY_NAMES & value.keys()} if isinstance(value, dict) else None
+    return keys, end  # and the value, which may be large, is let go
 
 
 def _after_space(text: str, at: int) -> int:
