@@ -303,6 +303,7 @@ class Client:
             self._prepared = self._http.prepare_request(requests.Request("GET", self.base_url, auth=self._auth))
         request = self._prepared.copy()
         request.url = f"{request.url}{path}" + (f"?{urlencode(_pairs(params))}" if params else "")
+        request.prepare_cookies(self._http.cookies)  # what stands in front of Langfuse may have set some
         return request
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytearray:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -409,6 +410,30 @@ def test_every_form_of_the_address_is_taken(server: MockLangfuse, make_client: M
 def test_a_redirect_on_the_same_server_is_followed(server: MockLangfuse, make_client: MakeClient) -> None:
     server.faults.add("redirect", status=308, location=f"{server.base_url}/api/public/traces?limit=5")
     assert ids(make_client(server)) == ["a", "b"]
+
+
+def test_cookies_that_a_proxy_sets_come_back_to_it(make_client: MakeClient) -> None:
+    seen: list[str | None] = []
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(self.headers["Cookie"])
+            self.send_response(200)
+            self.send_header("Set-Cookie", f"route={len(seen)}; Path=/")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as proxy:
+        threading.Thread(target=proxy.serve_forever).start()
+        client = make_client(f"http://127.0.0.1:{proxy.server_port}")
+        for _ in range(3):
+            client.get("/health")
+        client.close()
+        proxy.shutdown()
+    assert seen == [None, "route=1", "route=2"]
 
 
 def test_keys_are_not_sent_to_where_a_redirect_leads(server: MockLangfuse, make_client: MakeClient) -> None:
