@@ -98,12 +98,7 @@ def upsert(
     _write(conn, table, updates, now, upsert_values)
     _unmark(conn, table, revived, now)
     # The next look at them shall be a short one; that is no change of content.
-    update_values(
-        conn,
-        table,
-        ("content_hash",),
-        [(row["content_hash"], *key) for key, row in same.items() if not _is_light(table, row)],
-    )
+    update_values(conn, table, ("content_hash",), [(row["content_hash"], *key) for key, row in same.items()])
     return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
 
 
