@@ -64,7 +64,7 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
                 if one.at is not None and one.is_found_by_key:
                     seen.setdefault(one.table, {})[one.key] = one.at
         # A key that is stored in another form is that of its row.
-        others = [one for one in objects if one.key not in seen.get(one.table, ())]
+        others = [one for one in objects if not one.is_found_by_key or one.key not in seen.get(one.table, ())]
         rows = rows_of_objects(page.kind, others, project_id=project_id, contents=contents, light=page.light)
     else:
         rows = maker.rows_of(page.kind, page.items, project_id=project_id, contents=contents)

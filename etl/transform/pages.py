@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
 from etl.transform.items import Item, parsed
-from etl.transform.jsontext import loads
+from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, held_instant, merged_exact
 from etl.transform.scores import flatten as flatten_score
 
@@ -201,10 +201,10 @@ def with_contents_known(exact: str | None) -> str | None:
 
 
 def keys_of(kind: Kind, items: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
-    """What tells each object from others of its kind; parts may be None."""
+    """What tells each object from others of its kind; parts may be None. What is no text stands there as its JSON."""
     if SHAPES[kind].table == "observations":
-        return [(item.get("traceId"), item.get("id")) for item in items]
-    return [(item.get("id"),) for item in items]
+        return [(_key_part(item.get("traceId")), _key_part(item.get("id"))) for item in items]
+    return [(_key_part(item.get("id")),) for item in items]
 
 
 def trace_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
@@ -216,6 +216,10 @@ def trace_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
 def session_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:
     """The sessions that rows of `traces` or `observations` of GET /v2/observations belong to."""
     return {row["session_id"] for table in rows.values() for row in table if row.get("session_id")}
+
+
+def _key_part(value: Any) -> str | None:
+    return value if type(value) is str or value is None else dumps(value)
 
 
 def _is_printable_text(part: Any) -> bool:

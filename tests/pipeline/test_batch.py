@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, update
 
-from etl.errors import RetriableApiError
+from etl.errors import RetriableApiError, RowError
 from etl.extract.readers import Page, Segment
 from etl.intervals import Window
 from etl.load.compare import differences
@@ -22,7 +22,7 @@ from etl.pipeline.rowmaker import RowMaker
 from etl.pipeline.store import store_rows
 from etl.transform.fields import SCORE_LEGACY
 from etl.transform.items import Item
-from etl.transform.pages import Kind
+from etl.transform.pages import Kind, rows_of
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 NOTHING = {field.api: None for field in SCORE_LEGACY.fields if field.api not in SCORE_LEGACY.optional}
@@ -111,6 +111,15 @@ def test_what_was_read_lightly_needs_no_rows() -> None:
     assert light.rows == {"scores": []}
     assert light.seen == {"scores": {(item["id"],): item["timestamp"] for item in page(0, 3).items}}
     assert (light.objects, light.closes) == (3, [window(1)])
+
+
+def test_an_id_that_is_no_text_is_refused_where_others_are_known(engine: Engine) -> None:
+    page = Page(Kind.SCORE_LEGACY, as_read([score(1), score(2, id=["s2"])]))
+    good = rows_of(page.kind, page.items[:1], project_id="p", contents=True)
+    with writing(engine) as conn:
+        store_rows(conn, page.kind, good, project_id="p", now=NOW)
+    with reading(engine) as conn, pytest.raises(RowError, match="no id"):
+        batch_of(page, project_id="p", contents=True, known_in=conn, maker=RowMaker())
 
 
 @pytest.mark.parametrize("bad", ["a\x00b", "a\ud800b"], ids=["NUL", "lone surrogate"])

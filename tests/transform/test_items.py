@@ -19,7 +19,7 @@ from etl.transform import items
 from etl.transform.fields import OBSERVATION, SCORE_LEGACY
 from etl.transform.items import Item, fields_of, items_of, listed_text, listing_of, parsed, value_of
 from etl.transform.jsontext import JsonTextError, dumps, parse
-from etl.transform.pages import Kind, identified, rows_of
+from etl.transform.pages import Kind, identified, keys_of, rows_of
 from etl.transform.rows import content_hash
 
 few = settings(calm, max_examples=80)
@@ -128,7 +128,7 @@ def test_what_is_no_text_is_what_the_parser_says_it_is(odd: str) -> None:
     one = identified(Kind.OBSERVATION, [item], contents=True)[0]
     (row,) = rows_of(Kind.OBSERVATION, [item], project_id="p", contents=True)["observations"]
     assert not one.is_found_by_key
-    assert row["trace_id"] != ""
+    assert keys_of(Kind.OBSERVATION, [item]) == [(row["trace_id"], row["id"])]
 
 
 @given(objects(), st.sampled_from(["", " "]), st.booleans())
