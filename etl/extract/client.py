@@ -21,7 +21,7 @@ import requests
 import tenacity
 from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import LocationParseError, ReadTimeoutError
 
 from etl import __version__
 from etl.errors import (
@@ -276,6 +276,8 @@ class Client:
             raise TooMuchError(f"GET {path}: no answer in {self._timeout[1]:g} s", path=path, timed_out=True) from None
         except requests.ConnectionError as error:
             raise self._connection_error(error, path) from None
+        except (requests.exceptions.InvalidURL, LocationParseError):
+            raise RetriableApiError(f"{self._host()} is no address; check LANGFUSE_BASE_URL", path=path) from None
         except requests.RequestException as error:
             raise RetriableApiError(f"GET {path}: {type(error).__name__}", path=path) from None
         finally:

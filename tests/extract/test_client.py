@@ -294,7 +294,13 @@ def closed_port() -> int:
 
 @pytest.mark.parametrize(
     ("url", "said"),
-    [("http://127.0.0.1:{port}", "refuses connections"), ("http://no-such-host.invalid", "is not known")],
+    [
+        ("http://127.0.0.1:{port}", "refuses connections"),
+        ("http://no-such-host.invalid", "is not known"),
+        ("http://*", "is no address"),
+        ("http://a..b", "is no address"),
+        (f"http://{'a' * 64}.invalid", "is no address"),
+    ],
 )
 def test_a_server_that_is_not_there_is_said_within_seconds(make_client: MakeClient, url: str, said: str) -> None:
     started = time.monotonic()
