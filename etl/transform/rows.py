@@ -56,7 +56,7 @@ def from_api(
         shape: The fields the endpoint answers; columns outside it are not in the row, so they are never overwritten.
         project_id: The project that was asked; the row belongs to it whatever the object says.
         read_from: Which API gave it: `traces`, `observations` or `trace_copy`.
-        plain: Whether the whole answer was free of NUL, lone surrogates and numbers beyond 64 bits.
+        plain: Whether `item` is surely free of NUL, lone surrogates and numbers beyond 64 bits.
         hashed: The content hash, where it is that of another form of the object; else that of `item` written as text.
         verbatim: Fields of `shape` whose value goes to `exact` as well, whatever the column holds.
     Raises:

@@ -362,9 +362,8 @@ def test_the_recorded_events_only_server() -> None:
     assert (row["trace_id"], row["id"]) == ("306769480bbbe70e21540f6489cadb58", "abf054aa045a55cf")
     assert (row["name"], row["environment"], row["user_id"]) == ("long-metadata", "sdk-env", None)
     assert row["start_time"] == "2026-11-21T19:30:48.490Z"
-    item = dict(page.items[0]) | {
-        "latency": None
-    }  # as the server says 0 where it is asked for metrics; here it was not
+    # As the server says 0 where it is asked for metrics; here it was not.
+    item = dict(page.items[0]) | {"latency": None}
     assert {name: unflatten(row)[name] for name in item} == item
     (score,) = rows_of(scores.kind, scores.items, project_id="proj-shop", contents=True)["scores"]
     assert (score["id"], score["value"], score["string_value"]) == ("seq-3-trace-s", 1.0, "True")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -141,6 +142,19 @@ def test_a_listing_is_its_list_and_what_is_said_beside_it(
     assert equal(values, [dict(item) for item in listing.items])
     assert value_of(listing.meta) == {"page": 1}
     assert value_of(listing.deprecation) == beside.get("_deprecation")
+
+
+def test_a_large_object_that_is_cut_slowly_is_held_once() -> None:
+    at = "2026-02-19T00:00:00.000Z"
+    body = written({"data": [{"id": "a", "timestamp": at, "input": "x" * 1_000_000 + "\ud800"}], "meta": {}}, " ")
+    tracemalloc.start()
+    try:
+        (item,) = listing_of(body).items
+        assert item["timestamp"] == at
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1.1 * len(body)
 
 
 @pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", b'{"data":null}', b'{"data":[1]}', b'{"data":[{}]', b"{}{}"])
