@@ -35,7 +35,6 @@ KINDS: list[tuple[Kind, int]] = [
     (("cut", {}), 20),
     (("html", {}), 20),
     (("not_json", {}), 20),
-    (("not_utf8", {}), 20),
     (("wrong_shape", {}), 20),
     (("wrong_shape", {"shape": "object"}), 20),
     (("slow", {"delay_s": 0.05}), 20),
