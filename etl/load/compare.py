@@ -21,10 +21,13 @@ _NOT_COMPARED = frozenset({"content_hash", "read_from", "extra", "exact"})
 
 
 def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
-    """The key of each row, without the project, and its time as text; rows without a time are left out."""
+    """The key of each row, without the project, and the time of its newest version; rows without one are left out.
+
+    Versions of one trace may stand on several dates, and the newest is the one that is stored, or is to be read.
+    """
     time = TIME_COLUMNS[table_name].name
-    keys = [column.name for column in ROW_TABLES[table_name].primary_key if column.name != "project_id"]
-    return {tuple(row[name] for name in keys): row[time] for row in rows if row[time] is not None}
+    newest = newest_by_key(ROW_TABLES[table_name], rows)
+    return {key[1:]: row[time] for key, row in newest.items() if row[time] is not None}
 
 
 def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Identified]) -> dict[str, dict[Key, str]]:

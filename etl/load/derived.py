@@ -91,15 +91,17 @@ def derive_sessions(
     now: datetime,
     *,
     if_alive: Collection[str] = (),
+    left: Collection[str] = (),
     distrust: bool = False,
 ) -> None:
     """A row for each of these sessions that no traces API gave, in the environment of its earliest trace.
 
     Args:
         if_alive: Others, which are looked at only if they have traces.
+        left: Others, which traces may have left; those that are stored and have any are looked at, too.
         distrust: As in `write_traces`.
     """
-    for derived, stored in _derived_sessions(conn, project_id, session_ids, if_alive):
+    for derived, stored in _derived_sessions(conn, project_id, session_ids, if_alive, left):
         rows = [row for row in derived if distrust or not _is_so(row, stored)]
         damaged = differences(conn, "sessions", rows).keys if distrust else ()
         upsert(conn, "sessions", rows, now, damaged=damaged, stored=stored)
@@ -108,7 +110,7 @@ def derive_sessions(
 def differing_sessions(conn: Connection, project_id: str, session_ids: Collection[str]) -> Differences:
     """What of these sessions is not stored as it follows from the stored traces; see `derive_sessions`."""
     missing, changed = set[Key](), set[Key]()
-    for derived, _ in _derived_sessions(conn, project_id, session_ids, ()):
+    for derived, _ in _derived_sessions(conn, project_id, session_ids, (), ()):
         found = differences(conn, "sessions", derived)
         missing |= found.missing
         changed |= found.changed
@@ -149,19 +151,23 @@ def _is_so(row: Row, stored: Mapping[Key, Stored]) -> bool:
 
 
 def _derived_sessions(
-    conn: Connection, project_id: str, session_ids: Collection[str], if_alive: Collection[str]
+    conn: Connection,
+    project_id: str,
+    session_ids: Collection[str],
+    if_alive: Collection[str],
+    left: Collection[str],
 ) -> Iterator[tuple[list[Row], dict[Key, Stored]]]:
     """The rows of sessions, and those of them that are stored; in groups."""
-    named = set(session_ids)
-    for ids in _chunks(named.union(if_alive)):
+    named, alive = set(session_ids), set(if_alive)
+    for ids in _chunks(named.union(alive, left)):
         found = conn.execute(_sessions_query(conn.dialect.name), {"project": project_id, **listed(ids)}).all()
         stored: dict[Key, Stored] = {
             (project_id, id_): stored_of(values) for id_, _, _, *values in found if values[0] is not None
         }
         rows = [
-            derive.session(project_id, session_id, environment)
-            for session_id, trace_id, environment, *_ in found
-            if _is_told(session_id in named, trace_id is not None, stored.get((project_id, session_id)))
+            derive.session(project_id, id_, environment)
+            for id_, trace_id, environment, *_ in found
+            if _is_told(id_ in named, id_ in alive, trace_id is not None, stored.get((project_id, id_)))
         ]
         yield rows, stored
 
@@ -191,10 +197,10 @@ def _sessions_query(dialect: str) -> Select[Any]:
     return select(beside.id, *earliest, *beside.columns.values()).select_from(beside.source)
 
 
-def _is_told(named: bool, has_traces: bool, stored: Stored | None) -> bool:
+def _is_told(named: bool, if_alive: bool, has_traces: bool, stored: Stored | None) -> bool:
     """Whether a session has to be as its traces say."""
     if stored is None:
-        return named or has_traces
+        return named or (if_alive and has_traces)
     # One that all its traces have left stays as it was.
     return is_derivable(stored) and (has_traces or (named and stored.deleted))
 

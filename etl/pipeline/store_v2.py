@@ -50,9 +50,11 @@ def store_observations_v2(
     derivable -= {row["id"] for row in tables["traces"]}
     parts = {id_: those for id_, those in parts.items() if id_ in derivable}
     named = write_traces(conn, project_id, parts, now, stored=stored, with_new=with_new, distrust=distrust)
+    rewritten = parts.keys() | {row["id"] for row in tables["traces"]}
+    named |= {state.session_id for id_, state in before.items() if state.session_id and id_ not in rewritten}
     # A session that a trace has left may have another earliest one now, and so another environment.
-    named |= {state.session_id for state in before.values() if state.session_id is not None}
-    derive_sessions(conn, project_id, session_ids(tables), now, if_alive=named, distrust=distrust)
+    left = {state.session_id for id_, state in before.items() if state.session_id and id_ in rewritten}
+    derive_sessions(conn, project_id, session_ids(tables), now, if_alive=named, left=left, distrust=distrust)
     others = {id_: new for id_, new in known.items() if before[id_].stored is not None and before[id_].metrics != new}
     set_trace_metrics(conn, project_id, others, now)
     refresh_trace_metrics(conn, project_id, unchanged - told, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Engine, update
 from syncing import rows, sync
@@ -46,3 +46,24 @@ def test_metrics_are_worked_out_again_for_traces_that_did_not_change(database: E
 
 def metrics(engine: Engine) -> dict[str, tuple[float, float]]:
     return {row["id"]: (row["latency"], row["total_cost"]) for row in rows(engine, "traces")}
+
+
+def test_of_a_trace_on_two_dates_the_newest_version_is_read_whole(engine: Engine) -> None:
+    """One page of v4 shows both; an older version may stand in it after the one that was edited."""
+    data = a_day(20)
+    late, early = NOW - timedelta(hours=3), NOW - timedelta(hours=14)
+
+    def put(moment: datetime, minute: int, name: str) -> None:
+        data.put_trace(
+            {"id": "t", "timestamp": iso(moment), "name": name, "updatedAt": iso(NOW + timedelta(minutes=minute))}
+        )
+
+    put(late, 0, "first")
+    with MockLangfuse(data, api="v4") as server:
+        sync(engine, server)
+        put(early, 5, "on another date")
+        put(late, 9, "edited")
+        report = sync(engine, server, now=NOW + timedelta(hours=30))
+        assert (report.status, report.error) == ("ok", None)
+    (stored,) = (row for row in rows(engine, "traces") if row["id"] == "t")
+    assert (stored["name"], stored["deleted_at"]) == ("edited", None)
