@@ -83,6 +83,7 @@ def upsert(
     newest = newest_by_key(table, rows)
     if stored is None:
         stored = stored_rows(conn, table, newest)
+    unsent = {key for key, row in newest.items() if contents_missing(row["exact"])}
     for key in newest.keys() & stored.keys():
         newest[key] = _with_contents_known(table, newest[key], stored[key])
     inserts = [row | with_new[key[1:]] if with_new else row for key, row in newest.items() if key not in stored]
@@ -98,7 +99,9 @@ def upsert(
     _write(conn, table, updates, now, upsert_values)
     _unmark(conn, table, revived, now)
     # The next look at them shall be a short one; that is no change of content.
-    update_values(conn, table, ("content_hash",), [(row["content_hash"], *key) for key, row in same.items()])
+    # Where contents could not be sent, the hash leaves them out.
+    hashes = [(row["content_hash"], *key) for key, row in same.items() if key not in unsent]
+    update_values(conn, table, ("content_hash",), hashes)
     return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
 
 

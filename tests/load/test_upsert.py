@@ -331,8 +331,10 @@ def test_contents_that_are_stored_stay_known_when_the_server_cannot_send_them_fo
     write(engine, "traces", [to_row(item, TRACE, "p")], instant(0))
     (marked,) = rows_of(Kind.TRACE_CORE, as_read([item]), project_id="p", contents=True)["traces"]
 
+    hashed = only(engine, "traces")["content_hash"]
     write(engine, "traces", [marked], instant(60))
     assert equal(item, to_item(only(engine, "traces"), TRACE))
+    assert only(engine, "traces")["content_hash"] == hashed
 
     newer = item | {"updatedAt": at(2)}
     (marked,) = rows_of(Kind.TRACE_CORE, as_read([newer]), project_id="p", contents=True)["traces"]
