@@ -455,7 +455,7 @@ def _window(span: Span) -> Window:
 
 
 def _ms(moment: datetime) -> int:
-    since = moment - EPOCH
+    since = moment - EPOCH  # dividing it by a millisecond takes longer, for each row
     return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
 
 

@@ -39,12 +39,14 @@ _DEAR_USD, _EXACT_BELOW = 9_000.0, 2.0**53
 
 def trace_metrics(conn: Connection, project_id: str, trace_ids: Collection[str]) -> dict[str, Metrics]:
     """What follows from the stored observations of each of these traces, whether it is stored itself or not."""
+    if not trace_ids:
+        return {}
     spans: dict[str, list[Span]] = {trace_id: [] for trace_id in trace_ids}
     spans_query, costs_query = _metrics_queries(conn.dialect.name)
     wanted = {"project": project_id, **listed(list(spans))}
-    for trace_id, start, end in conn.execute(spans_query, wanted).all() if spans else ():
+    for trace_id, start, end in conn.execute(spans_query, wanted).all():
         spans[trace_id].append(Span(_moment(start), _moment(end), None))
-    for trace_id, cost_usd in conn.execute(costs_query, wanted).all() if spans else ():
+    for trace_id, cost_usd in conn.execute(costs_query, wanted).all():
         spans[trace_id].append(Span(None, None, cost_usd))
     return {trace_id: metrics(parts) for trace_id, parts in spans.items()}
 

@@ -83,8 +83,8 @@ def upsert(
     newest = newest_by_key(table, rows)
     if stored is None:
         stored = stored_rows(conn, table, newest)
-    unsent = {key for key, row in newest.items() if contents_missing(row["exact"])}
-    for key in newest.keys() & stored.keys():
+    unsent = {key for key in newest.keys() & stored.keys() if contents_missing(newest[key]["exact"])}
+    for key in unsent:
         newest[key] = _with_contents_known(table, newest[key], stored[key])
     inserts = [row | with_new[key[1:]] if with_new else row for key, row in newest.items() if key not in stored]
     replacing = {
@@ -225,8 +225,8 @@ def is_same(table: Table, name: str, new: Any, old: Any) -> bool:
 
 
 def _with_contents_known(table: Table, row: Row, stored: Stored) -> Row:
-    """`row`; where the server could not send its contents this time, those that are stored of this version count."""
-    if not contents_missing(row["exact"]) or contents_missing(stored.exact) or version(table, row) != stored.version:
+    """A row whose contents the server could not send this time; those that are stored of this version count."""
+    if contents_missing(stored.exact) or version(table, row) != stored.version:
         return row
     return row | {"exact": with_contents_known(row["exact"])}
 

@@ -47,13 +47,13 @@ def store_observations_v2(
     with_new = columns_by_key(known)
     damaged = differences(conn, "traces", tables["traces"]).keys if distrust else ()
     copied = upsert(conn, "traces", tables["traces"], now, damaged=damaged, with_new=with_new, stored=stored)
-    derivable -= {row["id"] for row in tables["traces"]}
-    parts = {id_: those for id_, those in parts.items() if id_ in derivable}
+    copies = {row["id"] for row in tables["traces"]}
+    parts = {id_: those for id_, those in parts.items() if id_ in derivable and id_ not in copies}
     named = write_traces(conn, project_id, parts, now, stored=stored, with_new=with_new, distrust=distrust)
-    rewritten = parts.keys() | {row["id"] for row in tables["traces"]}
-    named |= {state.session_id for id_, state in before.items() if state.session_id and id_ not in rewritten}
+    sessions_before = {id_: state.session_id for id_, state in before.items() if state.session_id}
+    named |= {session_id for id_, session_id in sessions_before.items() if id_ not in parts and id_ not in copies}
     # A session that a trace has left may have another earliest one now, and so another environment.
-    left = {state.session_id for id_, state in before.items() if state.session_id and id_ in rewritten}
+    left = set(sessions_before.values()) - named
     derive_sessions(conn, project_id, session_ids(tables), now, if_alive=named, left=left, distrust=distrust)
     others = {id_: new for id_, new in known.items() if before[id_].stored is not None and before[id_].metrics != new}
     set_trace_metrics(conn, project_id, others, now)
