@@ -325,8 +325,9 @@ def test_a_full_disk_is_said_and_what_was_stored_is_whole(cli: Cli) -> None:
     *before, error = result.err.splitlines()
     assert error.startswith("error: ")
     assert "is the disk full" in error
-    # That may need a page more than there is; by then this process has ended, so the next one takes it at once.
-    assert all("the write lease could not be given back" in line for line in before)
+    # To close the run and to give back the lease may take a page more than there is; the next process does both.
+    warnings = ("run 2 could not be closed", "the write lease could not be given back")
+    assert all(any(warning in line for warning in warnings) for line in before)
     connection = sqlite3.connect(cli.database)
     assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     for table, stored in connection.execute("SELECT stream, sum(stored) FROM sync_windows GROUP BY 1").fetchall():
