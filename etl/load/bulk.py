@@ -25,7 +25,7 @@ def insert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
     Args:
         columns: What the rows hold, in their order; the others stay null.
     """
-    name = _qualified(schema_of(conn), table.name)
+    name = qualified(schema_of(conn), table.name)
     if conn.dialect.name == "sqlite" or not _takes_copies(conn, name):
         upsert_values(conn, table, columns, rows)
         return
@@ -48,7 +48,7 @@ def upsert_values(conn: Connection, table: Table, columns: tuple[str, ...], rows
             cursor.executemany(_upsert("%s", schema, table.name, columns), rows)
             return
         # A pooler may hand the next transaction another connection, so the table does not outlive this one.
-        cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {_qualified(schema, table.name)})")
+        cursor.execute(f"CREATE TEMP TABLE {_PAGE} (LIKE {qualified(schema, table.name)})")
         _copy(cursor, _PAGE, columns, rows)
         cursor.execute(_upsert(None, schema, table.name, columns))
         cursor.execute(f"DROP TABLE {_PAGE}")
@@ -114,12 +114,13 @@ def _upsert(place: str | None, schema: str | None, table_name: str, columns: tup
     listing = _quoted(columns)
     source = f"VALUES ({', '.join([place] * len(columns))})" if place else f"SELECT {listing} FROM {_PAGE}"  # noqa: S608 - our names
     return (
-        f"INSERT INTO {_qualified(schema, table_name)} ({listing}) {source}"
+        f"INSERT INTO {qualified(schema, table_name)} ({listing}) {source}"
         f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {', '.join([*updates, 'deleted_at = NULL'])}"
     )
 
 
-def _qualified(schema: str | None, table_name: str) -> str:
+def qualified(schema: str | None, table_name: str) -> str:
+    """The name of a table of ours as a statement takes it."""
     return f'"{schema}".{table_name}' if schema else table_name
 
 

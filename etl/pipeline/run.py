@@ -27,6 +27,7 @@ from etl.load.deletions import derived_without_observations, note_unknown, settl
 from etl.load.engine import reading, writing
 from etl.load.keys import Key
 from etl.load.selection import stored_trace_ids
+from etl.load.statistics import keep_statistics
 from etl.load.types import instant_text
 from etl.pipeline import switch
 from etl.pipeline.batch import Batch, batch_of, resized
@@ -45,6 +46,8 @@ log = logging.getLogger(__name__)
 _BATCHES_WAITING = 1
 _POLL_S = 0.2
 _ABOUT_NOW = timedelta(minutes=1)
+# After so many rows were written, Postgres may have to look at the tables again.
+_ROWS_PER_LOOK = 5_000
 # Of several flaws the worst is that of the whole.
 _WORST_FIRST: tuple[SegmentProof, ...] = ("failed", "doubtful", "partial")
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
@@ -153,6 +156,7 @@ class _Run:
         self._report = RunReport(scope.project_name)
         self._requests_before = self._requests_noted = requests_sent()
         self._children_read_to = _NEVER
+        self._written_since_look = 0
         self._saved: dict[str, ledger.StreamState] = {}  # what `sync_state` holds by now, as far as this run wrote it
         self._done = 0
         self._planned = 0
@@ -170,6 +174,7 @@ class _Run:
             self._run_id = ledger.start_run(
                 conn, project_id=self._scope.project_id, trigger=trigger, owner=self._owner.token, now=self._scope.now
             )
+            keep_statistics(conn)
         try:
             works = self._plan(explicit)
             self._planned = len(works)
@@ -428,6 +433,7 @@ class _Run:
             for segment in batch.closes if work.refused is None else ():
                 self._close(conn, work, batch.kind, segment)
             self._note_requests(conn, batch.objects, written.changed)
+            self._keep_statistics(conn, written.changed)
         stream = self._report.stream(work.source.name)
         stream.rows_read += batch.objects
         stream.rows_written += written.changed
@@ -442,7 +448,14 @@ class _Run:
                 observations_copied=scope.observations_copied,
             )  # fmt: skip
             self._note_requests(conn, batch.objects, written.changed)
+            self._keep_statistics(conn, written.changed)
         return written.changed
+
+    def _keep_statistics(self, conn: Connection, rows_written: int) -> None:
+        self._written_since_look += rows_written
+        if self._written_since_look >= _ROWS_PER_LOOK:
+            self._written_since_look = 0
+            keep_statistics(conn)
 
     def _close(self, conn: Connection, work: _Work, kind: Kind, segment: Segment) -> None:
         source, deleted, reason = work.source, 0, None
