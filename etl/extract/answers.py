@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from etl.errors import UnexpectedAnswerError
-from etl.intervals import whole_ms
+from etl.transform.items import Item, at_hand
 
 
 def instant(moment: datetime) -> str:
@@ -15,20 +15,19 @@ def instant(moment: datetime) -> str:
     return f"{moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
-def row_time(item: Mapping[str, Any], field: str, path: str) -> datetime:
-    """The time of a row, in whole milliseconds.
+def row_times(items: Sequence[Item], field: str, path: str) -> list[datetime]:
+    """The times of rows; they may be finer than milliseconds.
 
     Raises:
         UnexpectedAnswerError: The field is missing or no instant.
     """
-    text = item.get(field)
     try:
-        moment = datetime.fromisoformat(text) if isinstance(text, str) else None
-    except ValueError:
-        moment = None
-    if moment is None or moment.tzinfo is None:
+        moments = list(map(datetime.fromisoformat, at_hand(items, field)))
+    except (TypeError, ValueError):
+        moments = []
+    if len(moments) < len(items) or not all(moment.tzinfo for moment in moments):
         raise UnexpectedAnswerError(f"GET {path}: a row without {field}", path=path)
-    return whole_ms(moment)
+    return moments
 
 
 def total_items(meta: Mapping[str, Any], path: str) -> int:

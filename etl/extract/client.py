@@ -305,7 +305,8 @@ class Client:
             self._prepared = self._http.prepare_request(requests.Request("GET", self.base_url, auth=self._auth))
         request = self._prepared.copy()
         request.url = f"{request.url}{path}" + (f"?{urlencode(_pairs(params))}" if params else "")
-        request.prepare_cookies(self._http.cookies)  # what stands in front of Langfuse may have set some
+        if len(self._http.cookies):  # of what stands in front of Langfuse
+            request.prepare_cookies(self._http.cookies)
         return request
 
     def _read(self, response: requests.Response, path: str, max_bytes: int | None, started: float) -> bytearray:

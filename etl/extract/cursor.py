@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from etl.errors import TooMuchError, UnexpectedAnswerError
-from etl.extract.answers import row_time
+from etl.extract.answers import row_times
 from etl.extract.client import ListAnswer
 from etl.extract.readers import Page, Segment
 from etl.extract.walks import SEGMENT_ROWS
@@ -97,7 +97,7 @@ def newest_by_cursor(fetch: Fetch, window: Window, *, time_field: str, path: str
     for _ in range(2):
         answer = fetch(window, 1, None)
         if answer.items:
-            return row_time(answer.items[0], time_field, path)
+            return whole_ms(*row_times(answer.items[:1], time_field, path))
         if answer.meta.get("cursor") is not None:
             return window.end
     return None
@@ -156,7 +156,7 @@ def _walk(asking: _Asking, window: Window, kind: Kind, time_field: str, path: st
     while True:
         answer = asking.page(window, cursor)
         items = answer.items
-        times = [row_time(item, time_field, path) for item in items]
+        times = list(map(whole_ms, row_times(items, time_field, path)))
         if any(not window.start <= time < window.end for time in times) or times != sorted(times, reverse=True):
             raise UnexpectedAnswerError(f"GET {path}: rows out of order or outside the time range", path=path)
         if times and times[0] > last:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from etl.errors import ApiGoneError, NotFoundError, RequestRejectedError, TooMuchError, UnexpectedAnswerError
-from etl.extract.answers import instant, row_time, total_items
+from etl.extract.answers import instant, row_times, total_items
 from etl.extract.client import Client, FieldsAnswer, ListAnswer, Params
 from etl.extract.cursor import TimeOuts
 from etl.extract.oldest import EPOCH, oldest_by_bisection
@@ -22,7 +22,7 @@ from etl.extract.scores_v3 import newest_score_v3, read_scores_v3
 from etl.extract.selection import FixedParams, selecting_params, totals_stay_exact
 from etl.extract.walks import MAX_LIMIT, Ask, Entry, SeekWalk, Span, WalkError
 from etl.extract.walks import Segment as WalkSegment
-from etl.intervals import MILLISECOND, Window
+from etl.intervals import MILLISECOND, Window, whole_ms
 from etl.transform.items import Item, items_of
 from etl.transform.jsontext import JsonTextError
 from etl.transform.pages import Kind, keys_of
@@ -231,7 +231,7 @@ class TracesReader:
         for limit in (1, MAX_LIMIT, MAX_LIMIT):
             answer = self._list(endpoint, window, limit)
             if answer.items:
-                return row_time(answer.items[0], endpoint.time_field, endpoint.path)
+                return whole_ms(*row_times(answer.items[:1], endpoint.time_field, endpoint.path))
             if total_items(answer.meta, endpoint.path) == 0:
                 return None
         if endpoint.descending:
@@ -459,8 +459,8 @@ def _ms(moment: datetime) -> int:
     return (since.days * 86_400 + since.seconds) * 1_000 + since.microseconds // 1_000
 
 
-def _entries(endpoint: ListEndpoint, items: Sequence[Mapping[str, Any]]) -> list[Entry]:
-    times_ms = (_ms(row_time(item, endpoint.time_field, endpoint.path)) for item in items)
+def _entries(endpoint: ListEndpoint, items: Sequence[Item]) -> list[Entry]:
+    times_ms = map(_ms, row_times(items, endpoint.time_field, endpoint.path))
     return list(map(Entry, keys_of(endpoint.kind, items), times_ms))
 
 

@@ -31,14 +31,17 @@ def keys_and_times(table_name: str, rows: Sequence[Row]) -> dict[Key, str]:
 
 
 def stored_as_they_are(conn: Connection, project_id: str, objects: Iterable[Identified]) -> dict[str, dict[Key, str]]:
-    """Which objects are stored with all they hold, by table: their keys, without the project, and their times."""
+    """Which objects are stored with all they hold, by table: their keys, without the project, and their times.
+
+    Args:
+        objects: Of which the key is stored just as it is (`is_found_by_key`).
+    """
     by_table: dict[str, dict[Key, Identified]] = {}
     twice: set[tuple[str, Key]] = set()  # in several versions, of which only one is the stored one
     for one in objects:
-        if one.is_found_by_key:
-            other = by_table.setdefault(one.table, {}).setdefault(one.key, one)
-            if other.content_hash != one.content_hash:
-                twice.add((one.table, one.key))
+        other = by_table.setdefault(one.table, {}).setdefault(one.key, one)
+        if other.content_hash != one.content_hash:
+            twice.add((one.table, one.key))
     found: dict[str, dict[Key, str]] = {}
     for table_name, wanted in by_table.items():
         once = [one for one in wanted.values() if one.at is not None and (table_name, one.key) not in twice]

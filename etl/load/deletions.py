@@ -67,6 +67,7 @@ def settle_absences(
     known_since: datetime | None = None,
     confirmed: bool = False,
     environments: Collection[str] | None = None,
+    all_stored: bool = False,
 ) -> Absences:
     """Compares a complete read of `window` with what is stored there.
 
@@ -82,8 +83,12 @@ def settle_absences(
             after it began, and the next one, a minute later, must not count as a look an hour later.
         environments: Only rows of these were asked for; None for all.
         confirmed: A person asked for it (`verify --repair`): one look is enough, and there is no limit.
+        all_stored: Each row that was seen is surely stored, with the time that it came with. Then their number tells
+            whether there are others.
     """
     place = _Place(project_id, stream, window, read_from, read_started_at, environments)
+    if all_stored and known_since is None and not _has_others(conn, place._replace(before=None), len(seen)):
+        return Absences([], too_many=False)
     if not _to_settle(conn, place, seen, foreign=known_since is not None):
         return Absences([], too_many=False)
     _forget(conn, project_id, stream, set(seen))
@@ -273,6 +278,20 @@ def _keys_but(conn: Connection, place: _Place, but: Collection[Key], *, foreign:
     """
     others = _others(conn.dialect.name, place.look, foreign)
     return {tuple(row) for row in conn.execute(others, place.values(but)).all()}
+
+
+def _has_others(conn: Connection, place: _Place, seen: int) -> bool:
+    """Whether there are other rows than so many of this generation, or any row of the stream was noted as absent."""
+    rows, notes = conn.execute(_counts(place.look), place.values()).one()
+    return bool(rows != seen or notes)
+
+
+@cache
+def _counts(look: _Look) -> Select[Any]:
+    absent = sync_absences.c
+    rows = _in_window(look).where(_own(look)).with_only_columns(func.count())
+    notes = select(func.count()).where(absent.project_id == bindparam("project"), absent.stream == look.stream)
+    return select(rows.scalar_subquery(), notes.scalar_subquery())
 
 
 def _to_settle(conn: Connection, place: _Place, seen: Collection[Key], *, foreign: bool) -> bool:

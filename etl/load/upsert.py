@@ -34,10 +34,18 @@ NOTHING_MORE: Mapping[Key, Row] = MappingProxyType({})
 
 
 class Written(NamedTuple):
-    """What became of the rows of one page: `stored` are in the table now, `changed` of them were written."""
+    """What became of the rows of one page.
+
+    Attributes:
+        stored: How many are in the table now.
+        changed: How many of them were written.
+        contested: How many of them met a stored row that said something else, or was marked as deleted, whichever of
+            the two is stored now.
+    """
 
     stored: int
     changed: int
+    contested: int = 0
 
 
 class Stored(NamedTuple):
@@ -87,11 +95,12 @@ def upsert(
     for key in unsent:
         newest[key] = _with_contents_known(table, newest[key], stored[key])
     inserts = [row | with_new[key[1:]] if with_new else row for key, row in newest.items() if key not in stored]
-    replacing = {
+    differing = {
         key: row
         for key, row in newest.items()
-        if key in stored and (key[1:] in damaged or _replaces(table, row, stored[key]))
+        if key in stored and (key[1:] in damaged or not _is_known(row, stored[key]))
     }
+    replacing = {key: row for key, row in differing.items() if key[1:] in damaged or _replaces(table, row, stored[key])}
     same = {key: replacing.pop(key) for key in _saying_the_same(conn, table, replacing, stored)}
     updates = [_with_rest(table, row, stored[key]) for key, row in replacing.items()]
     revived = [key for key in newest if key in stored and stored[key].deleted and key not in replacing]
@@ -102,7 +111,11 @@ def upsert(
     # Where contents could not be sent, the hash leaves them out.
     hashes = [(row["content_hash"], *key) for key, row in same.items() if key not in unsent]
     update_values(conn, table, ("content_hash",), hashes)
-    return Written(stored=len(newest), changed=len(inserts) + len(updates) + len(revived))
+    return Written(
+        stored=len(newest),
+        changed=len(inserts) + len(updates) + len(revived),
+        contested=len(differing) - len(same) + len(revived),
+    )
 
 
 def insert_or_update(
@@ -159,14 +172,16 @@ def outranks(table: Table, row: Row, read_from: str, stored_version: tuple[str, 
     return brings_contents or new[:1] > stored_version[:1]
 
 
+def _is_known(row: Row, stored: Stored) -> bool:
+    return bool(row["content_hash"] == stored.content_hash and row["read_from"] == stored.read_from)
+
+
 def _replaces(table: Table, row: Row, stored: Stored) -> bool:
-    same_reader = row["read_from"] == stored.read_from
-    if same_reader and row["content_hash"] == stored.content_hash:
-        return False
+    """Of a row that is not known."""
     # What was deleted comes back as it is now, even as an older version (the same trace id on another date).
     brings = contents_missing(stored.exact) and not contents_missing(row["exact"])
     better = outranks(table, row, stored.read_from, stored.version, brings_contents=brings)
-    return better or (same_reader and stored.deleted)
+    return better or (row["read_from"] == stored.read_from and stored.deleted)
 
 
 def stored_columns(table: Table) -> tuple[str, ...]:

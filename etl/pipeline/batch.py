@@ -16,6 +16,7 @@ from etl.extract.readers import Page, Segment
 from etl.load.compare import keys_and_times, stored_as_they_are
 from etl.load.keys import Key
 from etl.pipeline.rowmaker import RowMaker
+from etl.transform.items import at_hand
 from etl.transform.pages import BRINGS, Kind, identified, rows_of_objects, trace_ids
 from etl.transform.rows import Row
 
@@ -57,14 +58,15 @@ def batch_of(page: Page, *, project_id: str, contents: bool, known_in: Connectio
     seen: dict[str, dict[Key, str]] = {}
     if page.light or known_in is not None:
         objects = identified(page.kind, page.items, contents=contents, light=page.light)
-        if known_in is not None:
-            seen = stored_as_they_are(known_in, project_id, objects)
-        else:
-            for one in objects:
-                if one.at is not None and one.is_found_by_key:
-                    seen.setdefault(one.table, {})[one.key] = one.at
         # A key that is stored in another form is that of its row.
-        others = [one for one in objects if not one.is_found_by_key or one.key not in seen.get(one.table, ())]
+        places = {n: one for n, one in enumerate(objects) if one.is_found_by_key}
+        if known_in is not None:
+            seen = stored_as_they_are(known_in, project_id, places.values())
+        else:
+            for one in places.values():
+                if one.at is not None:
+                    seen.setdefault(one.table, {})[one.key] = one.at
+        others = [one for n, one in enumerate(objects) if n not in places or one.key not in seen.get(one.table, ())]
         rows = rows_of_objects(page.kind, others, project_id=project_id, contents=contents, light=page.light)
     else:
         rows = maker.rows_of(page.kind, page.items, project_id=project_id, contents=contents)
@@ -87,7 +89,7 @@ def resized(pages: Iterable[Page]) -> Iterator[Page]:
     begun_s = 0.0
     try:
         for page in pages:
-            alone = not all(type(item.get("id")) is str for item in page.items)
+            alone = not all(type(id_) is str for id_ in at_hand(page.items, "id"))
             fits = held is not None and not alone and _fit_together(held, page)
             if held is not None and not (fits and time.monotonic() - begun_s < _SECONDS):
                 yield held

@@ -58,7 +58,7 @@ def store_rows(
         # A trace that came alone, as it is stored, says nothing of its children.
         told = changed.union(traces) if "observations" in tables else changed
         refresh_trace_metrics(conn, project_id, told, now, known=known)
-    return Written(sum(one.stored for one in written), sum(one.changed for one in written))
+    return Written(*map(sum, zip(*written, strict=True)))
 
 
 def of_selected_traces(

@@ -58,7 +58,7 @@ def store_observations_v2(
     others = {id_: new for id_, new in known.items() if before[id_].stored is not None and before[id_].metrics != new}
     set_trace_metrics(conn, project_id, others, now)
     refresh_trace_metrics(conn, project_id, unchanged - told, now)
-    return Written(observed.stored + copied.stored, observed.changed + copied.changed)
+    return Written(*map(sum, zip(observed, copied, strict=True)))
 
 
 def _store_observations(

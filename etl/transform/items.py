@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -128,6 +129,14 @@ class Item(Mapping[str, Any]):
             except JsonTextError as error:
                 raise _unreadable(error) from None
         return self._value
+
+
+def at_hand(items: Sequence[Item], name: str) -> list[Any]:
+    """The value of `name`, a key or a time, in each object; None where there is none."""
+    keys = [item._keys for item in items]
+    if not all(keys):
+        return [item.get(name) for item in items]
+    return [None if value is msgspec.UNSET else value for value in map(attrgetter(name), keys)]
 
 
 def value_of(text: Text) -> Any:

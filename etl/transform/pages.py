@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from functools import cache
 from typing import Any, NamedTuple
 
 from etl.transform import fields, observations_v2
 from etl.transform.fields import Shape
-from etl.transform.items import Item, parsed
+from etl.transform.items import Item, at_hand, parsed
 from etl.transform.jsontext import dumps, loads
 from etl.transform.rows import Row, content_hash, exact_text, exact_values, from_api, held_instant, merged_exact
 from etl.transform.scores import flatten as flatten_score
@@ -110,20 +110,18 @@ def identified(kind: Kind, items: Sequence[Item], *, contents: bool, light: bool
             for item in items
         ]
     hashes = [""] * len(items) if light else [content_hash(item, shape) for item in items]
-    time = _TIMES[shape.table]
+    ids, times = at_hand(items, "id"), list(map(held_instant, at_hand(items, _TIMES[shape.table])))
     if shape.table != "observations":
         return [
-            Identified(shape.table, (item.get("id"),), held_instant(item.get(time)), read_from, hashed, item)
-            for item, hashed in zip(items, hashes, strict=True)
+            Identified(shape.table, (id_,), at, read_from, hashed, item)
+            for id_, at, hashed, item in zip(ids, times, hashes, items, strict=True)
         ]
     found: list[Identified] = []
-    for item, hashed in zip(items, hashes, strict=True):
-        at = held_instant(item.get(time))
+    for trace_id, id_, at, hashed, item in zip(at_hand(items, "traceId"), ids, times, hashes, items, strict=True):
         if kind in OBSERVATIONS_V2 and observations_v2.is_trace_copy(item):
-            found.append(Identified("traces", (item["traceId"],), at, "trace_copy", hashed, item))
+            found.append(Identified("traces", (trace_id,), at, "trace_copy", hashed, item))
         else:
-            trace_id = item.get("traceId")
-            key = ("" if trace_id is None else trace_id, item.get("id"))
+            key = ("" if trace_id is None else trace_id, id_)
             found.append(Identified("observations", key, at, read_from, hashed, item))
     return found
 
@@ -200,11 +198,10 @@ def with_contents_known(exact: str | None) -> str | None:
     return exact_text(exact_values({"exact": exact}), absent)
 
 
-def keys_of(kind: Kind, items: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
+def keys_of(kind: Kind, items: Sequence[Item]) -> list[tuple[Any, ...]]:
     """What tells each object from others of its kind; parts may be None. What is no text stands there as its JSON."""
-    if SHAPES[kind].table == "observations":
-        return [(_key_part(item.get("traceId")), _key_part(item.get("id"))) for item in items]
-    return [(_key_part(item.get("id")),) for item in items]
+    names = ("traceId", "id") if SHAPES[kind].table == "observations" else ("id",)
+    return list(zip(*([_key_part(value) for value in at_hand(items, name)] for name in names), strict=True))
 
 
 def trace_ids(rows: Mapping[str, Sequence[Row]]) -> set[str]:

@@ -38,10 +38,13 @@ def keys(stream: str, *ids: str) -> list[Key]:
     return [("t", id_) if stream == "observations" else (id_,) for id_ in ids]
 
 
-def settle(conn: Connection, stream: str, seen: list[Key], *, later: timedelta = timedelta()) -> Absences:
+def settle(
+    conn: Connection, stream: str, seen: list[Key], *, later: timedelta = timedelta(), all_stored: bool = False
+) -> Absences:
     return settle_absences(
-        conn, "p", stream, WINDOW, seen, read_from=("traces",), read_started_at=READ + later, read_at=READ + later
-    )
+        conn, "p", stream, WINDOW, seen,
+        read_from=("traces",), read_started_at=READ + later, read_at=READ + later, all_stored=all_stored,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("stream", ["observations", "scores"])
@@ -52,6 +55,30 @@ def test_a_read_that_lacks_nothing_asks_once(engine: Engine, stream: str) -> Non
         event.listen(conn, "before_cursor_execute", lambda *about: asked.append(about[2]))
         assert settle(conn, stream, keys(stream, "a", "b")) == Absences([], too_many=False)
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("stream", ["observations", "scores"])
+def test_where_all_that_was_seen_is_stored_its_number_tells_as_much(engine: Engine, stream: str) -> None:
+    write(engine, stream, rows(stream), instant(0))
+    everything, (lacking,) = keys(stream, "a", "b"), keys(stream, "b")
+    texts: list[str] = []
+
+    def read(seen: list[Key], later: timedelta) -> list[Key]:
+        with writing(engine) as conn:
+            texts.clear()
+            event.listen(conn, "before_cursor_execute", lambda *about: texts.append(about[2]))
+            return settle(conn, stream, seen, later=later, all_stored=True).deleted
+
+    assert read(everything, timedelta()) == []
+    assert len(texts) == 1
+    assert "json" not in texts[0], "no key was asked for"
+    assert read([everything[0]], timedelta()) == []
+    assert read([everything[0]], CONFIRM_AFTER) == [lacking]
+    # What was noted as absent and is seen again is forgotten, although as many rows are stored as were seen.
+    write(engine, stream, rows(stream), instant(0))
+    assert read([everything[0]], timedelta()) == []
+    assert read(everything, CONFIRM_AFTER) == []
+    assert read([everything[0]], CONFIRM_AFTER) == []
 
 
 @pytest.mark.parametrize("stream", ["observations", "scores"])

@@ -71,7 +71,7 @@ def test_only_the_row_that_changed_is_written(engine: Engine) -> None:
     with writing(engine) as conn:
         physical = physical_rows(conn, "traces")
         rows[1] = row("traces", "b", name="new", updatedAt=at(2))
-        assert Written(stored=3, changed=1) == upsert(conn, "traces", rows, instant(60))
+        assert Written(stored=3, changed=1, contested=1) == upsert(conn, "traces", rows, instant(60))
         if conn.dialect.name == "sqlite":
             assert physical_rows(conn, "traces") - physical == 1
         else:
@@ -109,7 +109,7 @@ def test_newer_or_equal_replaces_and_older_does_not(
     first, second = row(name, updatedAt=at(1)), row(name, updatedAt=updated_at, environment="later")
     write(engine, table, [first], instant(0))
 
-    assert Written(stored=1, changed=int(replaces)) == write(engine, table, [second], instant(60))
+    assert Written(stored=1, changed=int(replaces), contested=1) == write(engine, table, [second], instant(60))
     wanted, found = second if replaces else first, only(engine, table)
     assert wanted == {name: found[name] for name in wanted}
 
@@ -133,7 +133,7 @@ def test_another_generation_replaces_a_row_only_by_a_newer_one(
     second = row(name, read_from=then_from, updatedAt=updated_at, environment="later")
     write(engine, table, [first], instant(0))
 
-    assert Written(stored=1, changed=int(replaces)) == write(engine, table, [second], instant(60))
+    assert Written(stored=1, changed=int(replaces), contested=1) == write(engine, table, [second], instant(60))
     assert only(engine, table)["read_from"] == (then_from if replaces else first_from)
     assert only(engine, table)["environment"] == ("later" if replaces else None)
 
@@ -163,7 +163,7 @@ def test_a_deleted_row_that_is_seen_again_comes_back(engine: Engine, name: str) 
     write(engine, table, [seen], instant(0))
     mark_deleted(engine, table)
 
-    assert Written(stored=1, changed=1) == write(engine, table, [seen], instant(600))
+    assert Written(stored=1, changed=1, contested=1) == write(engine, table, [seen], instant(600))
     found = only(engine, table)
     assert (None, instant(600), instant(0)) == (found["deleted_at"], found["changed_at"], found["first_seen_at"])
 
@@ -204,14 +204,14 @@ def test_a_reading_without_contents_that_shows_nothing_new_leaves_its_hash_alone
         (before,) = stored(conn, "traces").values()
         for again in (light | {"tags": [1e308]}, item):
             row = to_row(again, CORE, "p")
-            assert upsert(conn, "traces", [row], instant(60)) == (1, 0)
+            assert upsert(conn, "traces", [row], instant(60)) == (1, 0, 0)
             (found,) = stored(conn, "traces").values()
             assert {name: found[name] for name in row if found[name] != before[name]} == {
                 "content_hash": row["content_hash"]
             }
             assert (found["changed_at"], equal(item, to_api(found, TRACE.shape))) == (before["changed_at"], True)
             physical = physical_rows(conn, "traces")
-            assert upsert(conn, "traces", [row], instant(90)) == (1, 0)
+            assert upsert(conn, "traces", [row], instant(90)) == (1, 0, 0)
             assert physical == physical_rows(conn, "traces")
 
 
@@ -219,7 +219,7 @@ def test_a_reading_without_contents_never_touches_contents_nor_what_is_exact_in_
     write(engine, "traces", [to_row(full(**HEAVY, name="\x00", new="\x00"), TRACE, "p")], instant(0))
     for minute in (1, 2):
         light = to_row(full(name="later", updatedAt=at(minute)), CORE, "p")
-        assert Written(stored=1, changed=1) == write(engine, "traces", [light], instant(minute))
+        assert Written(stored=1, changed=1, contested=1) == write(engine, "traces", [light], instant(minute))
         assert Written(stored=1, changed=0) == write(engine, "traces", [light], instant(70))
         found = only(engine, "traces")
         wanted = full(**HEAVY, name="later", new="\x00", updatedAt=at(minute))
@@ -231,7 +231,7 @@ def test_a_full_reading_after_one_without_contents_brings_the_contents(engine: E
     item = full(**HEAVY, new=1)
     write(engine, "traces", [to_row(item, CORE, "p")], instant(0))
 
-    assert Written(stored=1, changed=1) == write(engine, "traces", [to_row(item, TRACE, "p")], instant(60))
+    assert Written(1, 1, contested=1) == write(engine, "traces", [to_row(item, TRACE, "p")], instant(60))
     assert equal(item, to_item(only(engine, "traces"), TRACE))
     assert only(engine, "traces")["content_hash"] == to_row(item, TRACE, "p")["content_hash"]
 
@@ -256,7 +256,7 @@ def test_rows_that_replace_others_are_stored_whole_however_many_they_are(engine:
     write(engine, "observations", [row("observations", key, traceId="t", updatedAt=at(1)) for key in keys], instant(0))
     newer = {key: row("observations", key, traceId="t", updatedAt=at(2), **odd) for key in keys}
 
-    assert Written(count, count) == write(engine, "observations", list(newer.values()), instant(60))
+    assert Written(count, count, contested=count) == write(engine, "observations", list(newer.values()), instant(60))
     for found in stored_in(engine, "observations").values():
         assert equal(to_api(newer[found["id"]], STREAMS["observations"].shape), to_item(found, STREAMS["observations"]))
         assert (found["first_seen_at"], found["changed_at"]) == (instant(0), instant(60))
@@ -271,7 +271,7 @@ def test_a_page_of_more_keys_than_one_statement_takes_is_looked_up_and_written(e
         assert Written(stored=keys, changed=keys) == upsert(conn, "observations", rows, instant(0))
         assert Written(stored=keys, changed=0) == upsert(conn, "observations", rows, instant(1))
         rows[-1] = rows[-1] | {"content_hash": "new", "name": "new"}
-        assert Written(stored=keys, changed=1) == upsert(conn, "observations", rows, instant(2))
+        assert Written(stored=keys, changed=1, contested=1) == upsert(conn, "observations", rows, instant(2))
 
 
 def test_a_page_that_fails_leaves_nothing(engine: Engine) -> None:
