@@ -29,6 +29,7 @@ from sqlalchemy import (
     true,
     tuple_,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
 from etl.load.tables import ROW_TABLES
 from etl.transform.jsontext import dumps
@@ -101,7 +102,7 @@ def beside_listed(dialect: str, table: Table, columns: Sequence[str]) -> Beside:
 def listed_ids(dialect: str) -> TableValuedAlias:
     """The ids that `listed` gives to the statement, as a table with a column `value`."""
     if dialect == "postgresql":
-        return func.json_array_elements_text(_listed_json()).table_valued("value", name="listing")
+        return func.json_array_elements_text(cast(_LISTED, JSON)).table_valued("value", name="listing")
     return func.json_each(_LISTED).table_valued("value", name="listing")
 
 
@@ -112,7 +113,10 @@ def is_key_listed(dialect: str, key: Sequence[ColumnElement[str]]) -> ColumnElem
 
 
 def listed(values: Sequence[str] | Sequence[tuple[Any, ...]]) -> Mapping[str, Any]:
-    """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `Listing`."""
+    """The parameter of a statement of `of_listed`, with `is_key_listed`, or of one that joins with a `Listing`.
+
+    It is JSON, because a driver puts lists together in Python, value by value.
+    """
     return {_LISTED.key: dumps(values)}
 
 
@@ -127,16 +131,12 @@ class Listing(NamedTuple):
 def listing(dialect: str, parts: int) -> Listing:
     """What `listed` gives to the statement, `parts` values each."""
     if dialect == "postgresql":
-        elements = func.json_array_elements(_listed_json())
+        # As text each part would be looked for in the JSON of its tuple once more.
+        elements = func.jsonb_array_elements(cast(_LISTED, JSONB))
         table = elements.table_valued("value", with_ordinality="nth", name="listing").render_derived()
         return Listing(table, table.c.nth - 1, [table.c.value.op("->>")(n) for n in range(parts)])
     each = func.json_each(_LISTED).table_valued("key", "value", name="listing")
     return Listing(each, each.c.key, [func.json_extract(each.c.value, f"$[{n}]") for n in range(parts)])
-
-
-def _listed_json() -> ColumnElement[Any]:
-    # A list of texts would be put together in Python, value by value.
-    return cast(_LISTED, JSON)
 
 
 def are_equal(key: Sequence[ColumnElement[str]], values: Sequence[ColumnElement[str]]) -> ColumnElement[bool]:
