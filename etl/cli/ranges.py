@@ -106,7 +106,10 @@ def verify(
                 "nothing was compared: nothing of this range has been read; run `langfuse-etl sync` or `backfill` first"
             )
         elif not errors and not found.differs:
-            say(f"no differences in {found.windows} windows")
+            reach = "; `--from` compares what is older than the largest lookback" if start is None else ""
+            say(f"no differences in {found.windows} windows{reach}")
+        elif found.repaired:
+            say(f"{found.repaired} windows were read again whole, and mended where they differed")
     exit_with(reports)
     if found.differs and not repair:
         if found.missing or found.changed or found.deleted:

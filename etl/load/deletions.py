@@ -87,6 +87,7 @@ def settle_absences(
             whether there are others.
     """
     place = _Place(project_id, stream, window, read_from, read_started_at, environments)
+    # Rows that this very run stored are among those seen, and count.
     if all_stored and known_since is None and not _has_others(conn, place._replace(before=None), len(seen)):
         return Absences([], too_many=False)
     if not _to_settle(conn, place, seen, foreign=known_since is not None):

@@ -40,12 +40,18 @@ class Written(NamedTuple):
         stored: How many are in the table now.
         changed: How many of them were written.
         contested: How many of them met a stored row that said something else, or was marked as deleted, whichever of
-            the two is stored now.
+            the two is stored now. The same in another spelling is none of these.
     """
 
     stored: int
     changed: int
-    contested: int = 0
+    contested: int
+
+
+def written_together(parts: Iterable[Written]) -> Written:
+    """What became of the rows of several tables."""
+    stored, changed, contested = map(sum, zip(*parts, strict=True))
+    return Written(stored, changed, contested)
 
 
 class Stored(NamedTuple):

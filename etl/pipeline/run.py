@@ -157,7 +157,7 @@ class _Run:
         self._requests_before = self._requests_noted = requests_sent()
         self._children_read_to = _NEVER
         self._written_since_look = 0
-        self._only_added = True  # so far no stored row was anything else than what came
+        self._uncontested = True  # so far no stored row said anything else than what came
         self._saved: dict[str, ledger.StreamState] = {}  # what `sync_state` holds by now, as far as this run wrote it
         self._done = 0
         self._planned = 0
@@ -431,7 +431,7 @@ class _Run:
                 observations_copied=scope.observations_copied,
             )
             work.changed += written.changed
-            self._only_added = self._only_added and not written.contested
+            self._uncontested = self._uncontested and not written.contested
             for segment in batch.closes if work.refused is None else ():
                 self._close(conn, work, batch.kind, segment)
             self._note_requests(conn, batch.objects, written.changed)
@@ -451,7 +451,6 @@ class _Run:
             )  # fmt: skip
             self._note_requests(conn, batch.objects, written.changed)
             self._keep_statistics(conn, written.changed)
-        self._only_added = self._only_added and not written.contested
         return written.changed
 
     def _keep_statistics(self, conn: Connection, rows_written: int) -> None:
@@ -499,12 +498,12 @@ class _Run:
                 read_started_at=scope.now, read_at=read_at, known_since=work.source.known_since,
                 confirmed=self._repair,
                 environments=scope.environments if selected_by_environment(kind, stream) else None,
-                all_stored=self._only_added and not (scope.filtered or work.due.light),
+                all_stored=self._uncontested and not (scope.filtered or work.due.light or self._repair),
             )  # fmt: skip
             marked, too_many = marked + len(absences.deleted), too_many or absences.too_many
             if stream in ("traces", "observations"):
                 touched |= {key[0] for key in absences.deleted}
-        self._only_added = self._only_added and not marked
+        self._uncontested = self._uncontested and not marked
         if self._repair and kind in OBSERVATIONS_V2:
             touched |= derived_without_observations(conn, scope.project_id, window)
         if touched:

@@ -12,7 +12,7 @@ from etl.load.deletions import mark_left_without_rows, mark_sessions_left_withou
 from etl.load.derived import derive_sessions, derive_traces
 from etl.load.metrics import columns_by_key, refresh_trace_metrics, trace_metrics
 from etl.load.selection import of_stored_traces, session_ids_of
-from etl.load.upsert import Written, upsert
+from etl.load.upsert import Written, upsert, written_together
 from etl.pipeline.scope import Scope
 from etl.pipeline.store_v2 import store_observations_v2
 from etl.transform.derive import Metrics
@@ -58,7 +58,7 @@ def store_rows(
         # A trace that came alone, as it is stored, says nothing of its children.
         told = changed.union(traces) if "observations" in tables else changed
         refresh_trace_metrics(conn, project_id, told, now, known=known)
-    return Written(*map(sum, zip(*written, strict=True)))
+    return written_together(written)
 
 
 def of_selected_traces(

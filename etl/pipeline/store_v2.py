@@ -16,7 +16,7 @@ from etl.load.keys import Key
 from etl.load.metrics import columns_by_key, metrics_at_hand, refresh_trace_metrics, set_trace_metrics, trace_metrics
 from etl.load.tables import observations
 from etl.load.trace_states import TraceState, trace_states, unsettled_traces
-from etl.load.upsert import Stored, Written, newest_by_key, stored_rows, upsert
+from etl.load.upsert import Stored, Written, newest_by_key, stored_rows, upsert, written_together
 from etl.transform.pages import session_ids, trace_ids
 from etl.transform.rows import Row
 
@@ -58,7 +58,7 @@ def store_observations_v2(
     others = {id_: new for id_, new in known.items() if before[id_].stored is not None and before[id_].metrics != new}
     set_trace_metrics(conn, project_id, others, now)
     refresh_trace_metrics(conn, project_id, unchanged - told, now)
-    return Written(*map(sum, zip(observed, copied, strict=True)))
+    return written_together([observed, copied])
 
 
 def _store_observations(

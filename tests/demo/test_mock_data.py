@@ -11,7 +11,6 @@ import pytest
 
 from etl.demo import Dataset, generate, load_corpus, shapes
 from etl.demo.times import iso, parse_ms
-from etl.demo.xxhash32 import xxhash32
 
 END = datetime(2026, 11, 19, tzinfo=UTC)
 
@@ -163,19 +162,6 @@ def test_scores_in_the_v3_shape_are_the_recorded_ones() -> None:
     recorded = {row["id"]: row for row in map(json.loads, lines)}
     groups = frozenset({"details", "subject", "annotation"})
     assert {row["id"]: shapes.score_v3(row, groups) for row in load_corpus().scores()} == recorded
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("", 0x02CC5D05),
-        ("a", 0x550D7456),
-        ("abc", 0x32D153FF),
-        ("Nobody inspects the spammish repetition", 0xE2293B2F),
-    ],
-)
-def test_xxhash32_is_the_published_one(text: str, expected: int) -> None:
-    assert xxhash32(text) == expected
 
 
 @pytest.mark.parametrize(

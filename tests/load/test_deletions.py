@@ -82,6 +82,28 @@ def test_where_all_that_was_seen_is_stored_its_number_tells_as_much(engine: Engi
 
 
 @pytest.mark.parametrize("stream", ["observations", "scores"])
+def test_a_row_that_this_run_stored_makes_up_for_none_that_is_lacking(engine: Engine, stream: str) -> None:
+    (stale, new, _), (_, seen) = rows(stream), keys(stream, "a", "b")
+    write(engine, stream, [stale], instant(0))
+    write(engine, stream, [new], READ)
+    with writing(engine) as conn:
+        settle(conn, stream, [seen], all_stored=True)
+        assert len(conn.execute(select(sync_absences)).all()) == 1
+
+
+@pytest.mark.parametrize("stream", ["observations", "scores"])
+def test_rows_of_the_other_generation_are_not_told_by_the_number(engine: Engine, stream: str) -> None:
+    (own, foreign, _), (seen, _) = rows(stream), keys(stream, "a", "b")
+    write(engine, stream, [own, foreign | {"read_from": "observations"}], instant(0))
+    with writing(engine) as conn:
+        settle_absences(
+            conn, "p", stream, WINDOW, [seen],
+            read_from=("traces",), read_started_at=READ, read_at=READ, known_since=READ, all_stored=True,
+        )  # fmt: skip
+        assert len(conn.execute(select(sync_absences)).all()) == 1
+
+
+@pytest.mark.parametrize("stream", ["observations", "scores"])
 def test_what_two_reads_lack_is_deleted_and_what_is_seen_again_is_not(engine: Engine, stream: str) -> None:
     write(engine, stream, rows(stream), instant(0))
     everything, (lacking,) = keys(stream, "a", "b"), keys(stream, "b")

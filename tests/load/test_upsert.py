@@ -51,17 +51,17 @@ def test_the_same_rows_twice_are_written_once(engine: Engine, name: str) -> None
     table = stream.shape.table
     rows = [to_row(item, stream) for item in recorded(stream.file)[:200]]
 
-    assert Written(stored=len(rows), changed=len(rows)) == write(engine, table, rows, instant(0))
+    assert Written(stored=len(rows), changed=len(rows), contested=0) == write(engine, table, rows, instant(0))
     with writing(engine) as conn:
         before, physical = stored(conn, table), physical_rows(conn, table)
-        assert Written(stored=len(rows), changed=0) == upsert(conn, table, rows[::-1], instant(60))
+        assert Written(stored=len(rows), changed=0, contested=0) == upsert(conn, table, rows[::-1], instant(60))
         assert physical == physical_rows(conn, table), "not one row was written"
         assert before == stored(conn, table)
 
 
 @KEYED
 def test_no_rows_are_nothing_to_do(engine: Engine, name: str) -> None:
-    assert Written(0, 0) == write(engine, STREAMS[name].shape.table, [], instant(0))
+    assert Written(0, 0, contested=0) == write(engine, STREAMS[name].shape.table, [], instant(0))
 
 
 def test_only_the_row_that_changed_is_written(engine: Engine) -> None:
@@ -91,9 +91,9 @@ def test_the_same_content_under_another_hash_is_no_change(engine: Engine, name: 
     before = stored_in(engine, table)
 
     with writing(engine) as conn:
-        assert Written(stored=len(rows), changed=0) == upsert(conn, table, rows, instant(60))
+        assert Written(stored=len(rows), changed=0, contested=0) == upsert(conn, table, rows, instant(60))
         physical = physical_rows(conn, table)
-        assert Written(stored=len(rows), changed=0) == upsert(conn, table, rows, instant(90))
+        assert Written(stored=len(rows), changed=0, contested=0) == upsert(conn, table, rows, instant(90))
         assert physical == physical_rows(conn, table), "now the hash is known"
     hashes = {key: row["content_hash"] for key, row in stored_in(engine, table).items()}
     assert stored_in(engine, table) == {key: row | {"content_hash": hashes[key]} for key, row in before.items()}
@@ -141,16 +141,16 @@ def test_another_generation_replaces_a_row_only_by_a_newer_one(
 def test_the_same_key_several_times_in_a_page_is_one_row_of_its_newest_version(engine: Engine) -> None:
     versions = [row(updatedAt=at(minute), name=f"{minute}") for minute in (3, 5, 1, 5, 4)]
 
-    assert Written(stored=1, changed=1) == write(engine, "traces", versions, instant(0))
+    assert Written(stored=1, changed=1, contested=0) == write(engine, "traces", versions, instant(0))
     assert only(engine, "traces")["name"] == "5"
-    assert Written(stored=1, changed=0) == write(engine, "traces", versions, instant(60))
+    assert Written(stored=1, changed=0, contested=0) == write(engine, "traces", versions, instant(60))
 
 
 def test_keys_are_told_apart_by_project_and_observations_by_trace_too(engine: Engine) -> None:
     first = row("observations", traceId="t1")
     rows = [first, first | {"project_id": "q"}, row("observations", traceId="t2"), row("observations", traceId=None)]
 
-    assert Written(stored=4, changed=4) == write(engine, "observations", rows, instant(0))
+    assert Written(stored=4, changed=4, contested=0) == write(engine, "observations", rows, instant(0))
     assert stored_in(engine, "observations").keys() == {
         ("p", "t1", "k"), ("q", "t1", "k"), ("p", "t2", "k"), ("p", "", "k"),
     }  # fmt: skip
@@ -220,7 +220,7 @@ def test_a_reading_without_contents_never_touches_contents_nor_what_is_exact_in_
     for minute in (1, 2):
         light = to_row(full(name="later", updatedAt=at(minute)), CORE, "p")
         assert Written(stored=1, changed=1, contested=1) == write(engine, "traces", [light], instant(minute))
-        assert Written(stored=1, changed=0) == write(engine, "traces", [light], instant(70))
+        assert Written(stored=1, changed=0, contested=0) == write(engine, "traces", [light], instant(70))
         found = only(engine, "traces")
         wanted = full(**HEAVY, name="later", new="\x00", updatedAt=at(minute))
         assert equal(wanted, to_item(found, TRACE))
@@ -268,8 +268,8 @@ def test_a_page_of_more_keys_than_one_statement_takes_is_looked_up_and_written(e
     rows = [template | {"id": f"o{number}"} for number in range(keys)]
 
     with writing(engine) as conn:
-        assert Written(stored=keys, changed=keys) == upsert(conn, "observations", rows, instant(0))
-        assert Written(stored=keys, changed=0) == upsert(conn, "observations", rows, instant(1))
+        assert Written(stored=keys, changed=keys, contested=0) == upsert(conn, "observations", rows, instant(0))
+        assert Written(stored=keys, changed=0, contested=0) == upsert(conn, "observations", rows, instant(1))
         rows[-1] = rows[-1] | {"content_hash": "new", "name": "new"}
         assert Written(stored=keys, changed=1, contested=1) == upsert(conn, "observations", rows, instant(2))
 

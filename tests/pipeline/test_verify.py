@@ -84,6 +84,38 @@ def test_a_backfill_reads_its_range_and_no_other(engine: Engine) -> None:
         assert ("ok", wanted) == (report.status, {row["id"] for row in rows(engine, "traces")})
 
 
+def two_of_one_day(data: Dataset) -> tuple[Row, Row]:
+    """Traces that stand in one window of a backfill."""
+    traces = sorted(data.traces(), key=lambda row: row["timestamp"])
+    return traces[70], traces[72]
+
+
+def test_a_row_that_is_gone_is_missed_though_another_was_edited_out_of_its_window(engine: Engine) -> None:
+    """As many rows are stored there as the server has, but not the same ones."""
+    data = dataset()
+    moved, gone = two_of_one_day(data)
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=END)
+        data.delete_trace(gone["id"])
+        edited = f"UPDATE {{at}}traces SET timestamp = '2026-11-25T00:00:00.000Z' WHERE id = '{moved['id']}'"
+        execute(engine, edited)
+        verify(engine, server, START, END, repair=True)
+    assert [row["id"] for row in rows(engine, "traces") if row["deleted_at"]] == [gone["id"]]
+
+
+def test_a_row_that_is_gone_is_missed_beside_a_version_that_stays_as_another_is_newer(engine: Engine) -> None:
+    data = dataset()
+    moved, gone = two_of_one_day(data)
+    later = datetime.fromisoformat(moved["timestamp"]) + timedelta(days=1)
+    newer = later.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    data.put_trace({"id": moved["id"], "timestamp": newer, "name": "on another date", "updatedAt": newer})
+    with MockLangfuse(data) as server:
+        sync(engine, server, now=END)
+        data.delete_trace(gone["id"])
+        assert backfill(engine, server, START, END).status == "ok"
+    assert [row["id"] for row in rows(engine, "sync_absences") if row["stream"] == "traces"] == [gone["id"]]
+
+
 @pytest.mark.parametrize("api", ["v3", "v4"])
 def test_rows_whose_hashes_mean_nothing_any_more_are_known_again(engine: Engine, api: Api) -> None:
     """As after an update of this program that hashes in another way."""

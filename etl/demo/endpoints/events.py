@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from typing import Any
 
+import xxhash
+
 from etl.demo import cursors, json_text
 from etl.demo.answers import Answer
 from etl.demo.endpoints.context import Choice, Context, any_of, equals
@@ -13,7 +15,6 @@ from etl.demo.pages import page_answer
 from etl.demo.query import Reader
 from etl.demo.table import Entry, Row, in_window
 from etl.demo.times import iso, parse_ms
-from etl.demo.xxhash32 import xxhash32
 
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "core": ("id", "traceId", "startTime", "endTime", "projectId", "parentObservationId", "type"),
@@ -159,8 +160,13 @@ def _groups(text: str | None) -> frozenset[str]:
     return frozenset({"core", *(name for name in (part.strip() for part in text.split(",")) if name in GROUPS)})
 
 
+def _trace_hash(trace_id: str) -> int:
+    """What ClickHouse's `xxHash32` gives: the server orders ties by it."""
+    return xxhash.xxh32_intdigest(trace_id.encode("utf-8", "surrogatepass"))
+
+
 def _order(entry: Entry) -> tuple[int, int, str]:
-    return entry.time_ms, xxhash32(_trace_id(entry)), entry.id
+    return entry.time_ms, _trace_hash(_trace_id(entry)), entry.id
 
 
 def _trace_id(entry: Entry) -> str:
@@ -206,4 +212,4 @@ def _cursor_text(entry: Entry) -> str:
 
 def _cursor(text: str) -> tuple[int, int, str]:
     cursor = cursors.decoded(text, "lastStartTimeTo", "lastTraceId", "lastId")
-    return parse_ms(cursor["lastStartTimeTo"]), xxhash32(cursor["lastTraceId"]), cursor["lastId"]
+    return parse_ms(cursor["lastStartTimeTo"]), _trace_hash(cursor["lastTraceId"]), cursor["lastId"]
