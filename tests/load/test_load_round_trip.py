@@ -70,7 +70,7 @@ def test_hostile_objects_are_the_same_in_both_databases_and_come_back(
             for key, row in stored(conn, table).items():
                 assert equal(kept(items[key], stream.shape), to_item(row, stream))
                 assert rows[key]["content_hash"] == row["content_hash"]
-            assert upsert(conn, table, rows.values(), instant(1)) == (len(rows), 0)
+            assert upsert(conn, table, rows.values(), instant(1)) == (len(rows), 0, 0)
             found.append(all_contents(conn, table))
 
     assert found[0] == found[1]
