@@ -167,8 +167,9 @@ def _origin(
     if scope.start is not None:
         return scope.start, False
     origins = [state.origin for state in known]
-    # A `start` that was taken out of the settings left an origin that says nothing of what is older.
-    if not known or not all(_plan_of(state).get("origin_probed") for state in known):
+    # A `start` that was taken out of the settings left an origin that says nothing of what is older, and another
+    # generation of the API may have rows that are older than all that this one showed.
+    if not known or not all(state.api == reader.api and _plan_of(state).get("origin_probed") for state in known):
         origins.append(_begin(reader, scope, name, edge))
     return min(origins), True
 

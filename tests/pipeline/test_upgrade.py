@@ -229,6 +229,23 @@ def test_passes_come_last_and_in_slices(database: Engine, data: Dataset, monkeyp
     assert state.left
 
 
+def test_what_only_the_newer_api_has_is_read_although_it_is_older_than_all_that_was_read(database: Engine) -> None:
+    """The history begins where either generation says it does."""
+    data = Dataset()
+    data.put_trace({"id": "copied", "timestamp": text(NOW - H)})
+    data.put_event(event("old", "root", NOW - timedelta(days=40)))
+    with MockLangfuse(data, api="v3") as server:
+        assert sync(database, server, now=NOW).status == "ok"
+        assert keyed(database, "observations") == {}
+        server.api = "v4"
+        runs(database, server, start=NOW + 5 * M, every=H, count=2)
+        asked = len(server.requests)
+        runs(database, server, start=NOW + 3 * H, every=H, count=1)
+        assert len(server.requests) - asked < 8, "the beginning is looked for once"
+    assert keyed(database, "observations").keys() == {("old", "root")}
+    assert keyed(database, "traces").keys() == {(None, "copied"), (None, "old")}
+
+
 def test_traces_without_a_copy_go_with_their_observations(engine: Engine) -> None:
     """Of traces sent over OpenTelemetry v4 knows nothing but their observations; of others, the copy may be all."""
     data = Dataset()
